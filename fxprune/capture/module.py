@@ -1,0 +1,139 @@
+"""capture(): an nn.Module and example inputs become a Program. The module itself is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.capture.export import export_graph
+from fxprune.capture.names import check_names
+from fxprune.capture.trace import bind_arguments, same_graph, trace
+from fxprune.errors import CaptureError
+from fxprune.program import Inputs, Program, named_tensors, skeleton_of
+
+
+def as_inputs(example: Any) -> Inputs:
+    """A tensor, a tuple or list of positional arguments, a dict of keyword arguments, or Inputs."""
+    if isinstance(example, Inputs):
+        return example
+    if isinstance(example, Mapping):
+        return Inputs((), dict(example))
+    if isinstance(example, list | tuple):
+        return Inputs(tuple(example))
+    return Inputs((example,))
+
+
+def capture(model: nn.Module, example: Any, *, record_sources: bool = False) -> Program:
+    """Trace `model` into a Program that shares the model's tensors.
+
+    example         example inputs, see `as_inputs`; only shapes and dtypes of tensors count
+    record_sources  keep the user's source line of every node (slower; for `explain`)
+
+    Raises CaptureError when the names are unsafe, the inputs do not fit, or neither torch.fx nor torch.export can follow.
+    """
+    check_names(model)
+    inputs = as_inputs(example)
+    skeleton, tensors = skeleton_of(model)
+    try:
+        given = bind_arguments(skeleton, inputs.args, inputs.kwargs)
+    except TypeError as error:
+        raise CaptureError(f"the example inputs do not fit {type(model).__name__}.forward: {error}") from None
+    try:
+        program = _by_fx(skeleton, tensors, inputs, given, record_sources)
+    except Exception as error:
+        program = _by_export(model, inputs, error)
+    return _with_unused(program, model)
+
+
+def _by_fx(
+    skeleton: nn.Module, tensors: dict[str, Tensor], inputs: Inputs, given: Mapping[str, Any], record_sources: bool
+) -> Program:
+    train = trace(skeleton, given, training=True, record_sources=record_sources)
+    evaluate = trace(skeleton, given, training=False, record_sources=record_sources)
+    module = fx.GraphModule(skeleton, evaluate, class_name=type(skeleton).__name__)
+    train_graph = None if same_graph(train, evaluate) else train
+    if train_graph is not None:
+        adopt(module, skeleton, train_graph)
+    check_runs(module, inputs)
+    module.eval()
+    return Program(module, _tensors_of(module, tensors), inputs, train_graph)
+
+
+def check_runs(module: fx.GraphModule, inputs: Inputs) -> None:
+    """Run once on the meta device. Raises whatever the network raises."""
+    from fxprune.channels.engine import bind_inputs
+
+    values = bind_inputs(module.graph, inputs.args, inputs.kwargs)
+    values = pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), values)
+    module.eval()
+    with torch.no_grad():
+        fx.Interpreter(module).run(*values)
+
+
+def adopt(module: fx.GraphModule, skeleton: nn.Module, graph: fx.Graph) -> None:
+    """Give a GraphModule the modules and tensors that another graph over the same skeleton needs."""
+    other = fx.GraphModule(skeleton, graph)
+    for name, child in other.named_modules():
+        if name and not _has(module, name):
+            module.add_submodule(name, child)
+    for name, tensor in named_tensors(other).items():
+        if _has(module, name):
+            continue
+        holder_name, _, leaf = name.rpartition(".")
+        holder = module.get_submodule(holder_name)
+        if isinstance(tensor, nn.Parameter):
+            holder.register_parameter(leaf, tensor)
+        else:
+            holder.register_buffer(leaf, tensor)
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    for part in path.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True
+
+
+def _tensors_of(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Real tensors of everything the graph module holds; constants that tracing made are moved to the meta device."""
+    found = {}
+    for name, empty in named_tensors(module).items():
+        if name in tensors:
+            found[name] = tensors[name]
+            continue
+        found[name] = empty.detach()
+        holder_name, _, leaf = name.rpartition(".")
+        holder = module.get_submodule(holder_name)
+        holder._buffers[leaf] = torch.empty_like(empty, device="meta")
+    return found
+
+
+def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception) -> Program:
+    try:
+        return export_graph(model, inputs, _brief(first_error))
+    except Exception as error:
+        raise CaptureError(
+            f"{type(model).__name__} cannot be captured. torch.fx: {_brief(first_error)}. "
+            f"torch.export: {_brief(error)}. Check the example inputs; control flow on values is not supported"
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
+
+
+def _with_unused(program: Program, model: nn.Module) -> Program:
+    """Note parameters of the model that no forward pass reads; they are not part of the compiled network."""
+    from dataclasses import replace
+
+    unused = [name for name, _ in model.named_parameters() if name not in program.tensors]
+    if not unused:
+        return program
+    note = f"{len(unused)} parameters are never read by forward and are left out: {', '.join(unused[:5])}"
+    return replace(program, notes=(*program.notes, note))

@@ -1,0 +1,158 @@
+"""Tracing with torch.fx, so that one graph serves training and inference wherever that is possible."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.program import named_tensors
+
+
+class LeafTracer(fx.Tracer):
+    """Symbolic tracing that keeps random regularisers whole.
+
+    A module without parameters, buffers and children whose forward reads `training` (dropout, stochastic depth) stays one node,
+    because its behaviour in the two modes could not be told apart in the graph. Sizes of parameters are plain numbers.
+    """
+
+    def __init__(self, record_sources: bool = False) -> None:
+        super().__init__()
+        self.record_stack_traces = record_sources
+        self.names: dict[int, str] = {}
+        self.proxies: dict[str, fx.Proxy] = {}
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        self.names = {id(tensor): name for name, tensor in reversed(named_tensors(root).items())}
+        self.proxies = {}
+        return super().trace(root, concrete_args)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Parameters and buffers become get_attr nodes, each once, found in one step however many there are."""
+        name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None:
+            return attr_val
+        if name not in self.proxies:
+            self.proxies[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=self._factory(attr_val))
+        return self.proxies[name]
+
+    def _factory(self, tensor: Tensor) -> Callable[[fx.Node], fx.Proxy]:
+        if not isinstance(tensor, nn.Parameter):
+            return lambda node: fx.Proxy(node, self)
+        return lambda node: fx.proxy.ParameterProxy(self, node, str(node.target), tensor)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or reads_training(m)
+
+
+def reads_training(module: nn.Module) -> bool:
+    """True for a childless module without state whose forward looks at `self.training`."""
+    if next(module.children(), None) or next(module.parameters(), None) is not None:
+        return False
+    code = getattr(type(module).forward, "__code__", None)
+    return code is not None and "training" in code.co_names and next(module.buffers(), None) is None
+
+
+def trace(
+    skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, record_sources: bool = False
+) -> fx.Graph:
+    """Trace the skeleton in train or eval mode. Arguments of forward that are not `given` are fixed at their defaults."""
+    skeleton.train(training)
+    tracer = LeafTracer(record_sources)
+    graph = tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
+    _drop_specialised(graph)
+    graph.eliminate_dead_code(is_impure_node=_must_stay)
+    return graph
+
+
+def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Which argument of forward gets which value. Raises TypeError as the call itself would."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    return dict(bound.arguments)
+
+
+def _fixed_arguments(skeleton: nn.Module, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    fixed = {}
+    for name, parameter in inspect.signature(skeleton.forward).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if name not in given and parameter.default is not parameter.empty:
+            fixed[name] = parameter.default
+        elif name in given and _is_setting(given[name]):
+            fixed[name] = given[name]
+    return fixed or None
+
+
+def _is_setting(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _drop_specialised(graph: fx.Graph) -> None:
+    """Arguments fixed at their defaults leave an assertion and a placeholder behind; both go."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _ASSERTIONS and "has been specialized" in str(node.args[1:]):
+            condition = node.args[0]
+            graph.erase_node(node)
+            if isinstance(condition, fx.Node) and condition.target is operator.eq and not condition.users:
+                graph.erase_node(condition)
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and not node.users and _was_fixed(node):
+            graph.erase_node(node)
+
+
+_ASSERTIONS = (torch._assert, fx._symbolic_trace._assert_is_none)
+
+
+def _was_fixed(node: fx.Node) -> bool:
+    stem, _, number = node.target.rpartition("_")
+    return bool(node.args) and bool(stem) and number.isdigit()
+
+
+def _must_stay(node: fx.Node) -> bool:
+    """In-place changes and assertions are no dead code, even when nobody reads their result."""
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        return node.target in _IN_PLACE or (name.endswith("_") and not name.endswith("__")) or node.is_impure()
+    return bool(node.op == "call_module")
+
+
+_IN_PLACE: set[Callable[..., Any]] = {
+    operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ior, operator.iand,
+}  # fmt: skip
+
+
+def same_graph(left: fx.Graph, right: fx.Graph) -> bool:
+    """Equal in everything that matters: operations, targets, literal arguments and how the nodes are wired."""
+    if len(left.nodes) != len(right.nodes):
+        return False
+    twin: dict[fx.Node, fx.Node] = {}
+    for ours, theirs in zip(left.nodes, right.nodes, strict=True):
+        if (ours.op, ours.target) != (theirs.op, theirs.target):
+            return False
+        args, kwargs = fx.map_arg((ours.args, dict(ours.kwargs)), lambda node: twin[node])
+        if not _same_value((args, kwargs), (theirs.args, dict(theirs.kwargs))):
+            return False
+        twin[ours] = theirs
+    return True
+
+
+def _same_value(left: Any, right: Any) -> bool:
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(_same_value, left, right))
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return list(left) == list(right) and all(_same_value(left[key], right[key]) for key in left)
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, slice):
+        return _same_value((left.start, left.stop, left.step), (right.start, right.stop, right.step))
+    if isinstance(left, fx.Node):
+        return left is right
+    return bool(left == right)

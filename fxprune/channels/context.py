@@ -1,0 +1,285 @@
+"""What a rule may say. One `Context` lives as long as one analysis; rules call it and never touch each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxprune.channels.atoms import Atoms
+from fxprune.channels.layers import Labels, along, pad_left, varying
+
+
+@dataclass(frozen=True)
+class CallKey:
+    """Names one ATen call: the n-th call of an operator that a node of a graph issued."""
+
+    mode: str
+    node: str
+    operator: str
+    nth: int
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Operand `operand` of the call is summed over; removed entries of `layer` must count as zero in a dense reference."""
+
+    key: CallKey
+    operand: int
+    layer: Tensor
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The call computes a statistic over channels. Labels of its tensor arguments, and of its outputs, in order."""
+
+    key: CallKey
+    inputs: tuple[Labels | None, ...]
+    outputs: tuple[Labels | None, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number in the source that a width is hidden in. `layer` holds the atoms from which the new value follows.
+
+    kind: "groups" (rows of conv groups), "num_groups" (rows of norm groups), "pad" (amount, one layer a side),
+    "roll" (the atoms rolled over), "index" (a constant index tensor to be renumbered)
+    """
+
+    kind: str
+    mode: str
+    node: str
+    layer: Tensor
+    detail: Any = None
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A weight whose output channels can be cut: the weight operand of a convolution or a matrix product."""
+
+    weight: str
+    outputs: Tensor  # one atom an output channel
+    kind: str  # "conv", "depthwise" or "linear"
+    mode: str
+    node: str
+
+
+@dataclass
+class Context:
+    """The state of one analysis: labels of live tensors, and everything the rules have recorded."""
+
+    values: Mapping[str, Tensor]
+    approximate: str = "cut"
+    force_crossed: frozenset[tuple[str, str]] = frozenset()
+    atoms: Atoms = field(default_factory=Atoms)
+    parameter_labels: dict[str, Labels] = field(default_factory=dict)
+    contractions: list[Contraction] = field(default_factory=list)
+    normalisations: list[Normalisation] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    producers: list[Producer] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)  # id of a skeleton tensor -> its qualified name
+    crossed: set[tuple[str, str]] = field(default_factory=set)  # (mode, node) of grouped convolutions read as such
+    opaque: dict[str, int] = field(default_factory=dict)  # parameters of opaque modules -> site
+    mode: str = "eval"
+    node: str = ""
+    operator: str = ""
+    key: CallKey | None = None
+    opaque_node: str = ""
+    _labels: dict[int, tuple[Tensor, Labels]] = field(default_factory=dict)
+
+    # -- labels of tensors ------------------------------------------------------------------------------------------
+
+    def of(self, tensor: Tensor) -> Labels:
+        """Labels of a tensor; a parameter that no rule has seen yet gets fresh atoms along every dimension > 1."""
+        held = self._labels.get(id(tensor))
+        if held is not None:
+            return held[1]
+        name = self.names.get(id(tensor))
+        if name is None:
+            return Labels(tuple(tensor.shape))
+        return self._begin(name, tensor)
+
+    def untouched(self, tensor: Tensor) -> str | None:
+        """The name of a parameter that no rule has given labels to so far, else None."""
+        name = self.names.get(id(tensor))
+        return None if name is None or name in self.parameter_labels or name in self.opaque else name
+
+    def begin_with(self, tensor: Tensor, name: str, layers: tuple[Tensor, ...]) -> Labels:
+        """Give a parameter its first labels (grouped convolutions lay them out in their own way)."""
+        labels = Labels(tuple(tensor.shape), layers, name)
+        self.parameter_labels[name] = labels
+        self._labels[id(tensor)] = (tensor, labels)
+        return labels
+
+    def _begin(self, name: str, tensor: Tensor) -> Labels:
+        if name in self.parameter_labels:  # the same parameter in the other graph
+            return self.parameter_labels[name]
+        if name in self.opaque:
+            return Labels(tuple(tensor.shape), (), name)
+        sizes = [(dim, size) for dim, size in enumerate(tensor.shape) if size > 1]
+        layers = tuple(along(self.atoms.fresh(name, dim, size), dim, tensor.ndim) for dim, size in sizes)
+        return self.begin_with(tensor, name, layers)
+
+    def label(self, tensor: Tensor, layers: Iterable[Tensor], source: str | None = None) -> None:
+        """Attach labels to a result. A layer of a single atom would remove the whole tensor: its atom is frozen."""
+        kept = []
+        for layer in layers:
+            wide = varying(layer)
+            if not wide:
+                self.freeze(layer, "its last remaining channel is used by itself")
+                continue
+            if len(wide) > 1:
+                self.atoms.keep_rectangular(layer, self.site())
+            kept.append(layer)
+        self._labels[id(tensor)] = (tensor, Labels(tuple(tensor.shape), tuple(kept), source))
+
+    def made(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Fresh atoms for a constant that the graph itself creates (torch.zeros and the like)."""
+        name = f"{self.mode}:{self.node}"
+        sizes = [(dim, size) for dim, size in enumerate(tensor.shape) if size > 1]
+        return tuple(along(self.atoms.fresh(name, dim, size, "made"), dim, tensor.ndim) for dim, size in sizes)
+
+    # -- statements -------------------------------------------------------------------------------------------------
+
+    def site(self, reason: str = "") -> int:
+        return self.atoms.site(self.node, self.operator, reason)
+
+    def freeze(self, layer: Tensor, reason: str) -> None:
+        self.atoms.freeze(layer, self.site(reason))
+
+    def freeze_all(self, labels: Labels, reason: str) -> None:
+        for layer in labels.layers:
+            self.freeze(layer, reason)
+
+    def tie(self, left: Tensor, right: Tensor) -> None:
+        self.atoms.tie(left, right, self.site())
+
+    def fold(self, layer: Tensor, dims: Iterable[int]) -> Tensor:
+        """Tie all entries along `dims`; the result does not vary along them any more."""
+        for dim in sorted(set(dims) & varying(layer)):
+            first = layer.narrow(dim, 0, 1)
+            self.tie(first, layer)
+            layer = first
+        return layer
+
+    def fold_all(self, labels: Labels, dims: Iterable[int]) -> Labels:
+        """Fold every layer along `dims`. A layer that varies along nothing else afterwards is frozen and dropped."""
+        dims = set(dims)
+        kept = []
+        for layer in labels.layers:
+            folded = self.fold(layer, dims)
+            if varying(folded):
+                kept.append(folded)
+            else:
+                self.freeze(layer, "every entry along this dimension is needed")
+        return Labels(labels.shape, tuple(kept), labels.source)
+
+    def inexact(self, layer: Tensor, reason: str) -> bool:
+        """Say that removal changes a statistic over these atoms. True when they may go all the same ("cut")."""
+        if self.approximate == "freeze":
+            self.freeze(layer, f"{reason} would change value")
+            return False
+        self.atoms.flag_approximate(layer, self.site(reason))
+        return True
+
+    def claim(self, kind: str, layer: Tensor, detail: Any = None) -> None:
+        self.claims.append(Claim(kind, self.mode, self.node, layer, detail))
+
+    def contracted(self, operand: int, layer: Tensor) -> None:
+        assert self.key is not None
+        self.contractions.append(Contraction(self.key, operand, layer))
+
+    # -- two tensors that meet element by element -------------------------------------------------------------------
+
+    def unify(self, left: Labels, right: Labels) -> tuple[Tensor, ...]:
+        """Tie two tensors that are broadcast against each other; returns the layers of the result.
+
+        Elements that meet must be removed together. A dimension of size 1 imposes nothing; a full dimension on which the
+        other side has no labels at all cannot lose anything.
+        """
+        ndim = max(left.ndim, right.ndim)
+        left, right = pad_left(left, ndim), pad_left(right, ndim)
+        ours = self._settle(left, right)
+        theirs = self._settle(right, left)
+        return tuple(ours + self._pair(ours, theirs))
+
+    def _settle(self, own: Labels, other: Labels) -> list[Tensor]:
+        """Give up what cannot go: fold own layers over dimensions that are full but unlabelled on the other side."""
+        covered: set[int] = set().union(*(varying(layer) for layer in other.layers)) if other.layers else set()
+        full = {dim for dim, size in enumerate(other.shape) if size > 1}
+        settled = []
+        for layer in own.layers:
+            bare = (varying(layer) & full) - covered
+            if not bare:
+                settled.append(layer)
+                continue
+            folded = self.fold(layer, bare)
+            if varying(folded):
+                settled.append(folded)
+            else:
+                self.freeze(layer, "meets channels that cannot be removed")
+        return settled
+
+    def _pair(self, ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
+        """Tie layers that meet, first those along the same dimensions, in order. Returns theirs that met none."""
+        free = list(ours)
+        left_over = []
+        for layer in theirs:
+            mine = next((one for one in free if varying(one) == varying(layer)), None)
+            if mine is None:
+                left_over.append(layer)
+                continue
+            free = [one for one in free if one is not mine]
+            self.tie(mine, layer)
+        alone = []
+        for layer in left_over:
+            meeting = [one for one in ours if varying(one) & varying(layer)]
+            for one in meeting:
+                self.tie(one, layer)
+            if not meeting:
+                alone.append(layer)
+        self._tie_unmatched(free, theirs)
+        return alone
+
+    def _tie_unmatched(self, free: list[Tensor], theirs: list[Tensor]) -> None:
+        for layer in free:
+            for other in theirs:
+                if varying(other) & varying(layer):
+                    self.tie(layer, other)
+
+
+Rule = Callable[[Context, "Call"], None]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One ATen call as rules see it: arguments by schema name and as they came, and the result on the meta device."""
+
+    arguments: Mapping[str, Any]
+    rest: tuple[tuple[Any, ...], Mapping[str, Any]]  # all arguments but the first
+    result: Any
+    function: Any
+
+    def tensor(self, name: str) -> Tensor:
+        found: Tensor = self.arguments[name]
+        return found
+
+    def optional(self, name: str) -> Tensor | None:
+        found: Tensor | None = self.arguments.get(name)
+        return found
+
+    def dims(self, name: str, ndim: int) -> list[int]:
+        """An argument that names dimensions, as a list of non-negative numbers; None means all."""
+        dims = self.arguments.get(name)
+        if dims is None or dims == []:
+            return list(range(ndim))
+        dims = [dims] if isinstance(dims, int) else dims
+        return [dim % max(ndim, 1) for dim in dims]
+
+    def results(self) -> list[Tensor]:
+        """All tensors of the result, in order."""
+        found = self.result if isinstance(self.result, list | tuple) else [self.result]
+        return [one for one in found if isinstance(one, torch.Tensor)]

@@ -1,0 +1,111 @@
+"""What remains of a labelled tensor once it is known which atoms survive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fxprune.channels.layers import Labels, varying
+from fxprune.channels.solve import Ints
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The decision, atom by atom, and what follows from it for any labelled tensor."""
+
+    alive: Mask
+    parameter_labels: Mapping[str, Labels]
+    _shapes: dict[int, tuple[Labels, tuple[int, ...]]] = field(default_factory=dict)
+
+    @cached_property
+    def alive_tensor(self) -> Tensor:
+        return torch.from_numpy(self.alive)
+
+    def mask(self, layer: Tensor) -> Tensor:
+        """True where an entry of the layer survives; shaped as the layer."""
+        found: Tensor = self.alive_tensor[layer]
+        return found
+
+    def kept_along(self, labels: Labels, dim: int) -> Tensor:
+        """Positions of dimension `dim` that survive, as a mask of its full length."""
+        kept = torch.ones(labels.shape[dim], dtype=torch.bool)
+        for layer in labels.layers:
+            if layer.shape[dim] > 1:
+                others = [d for d in varying(layer) if d != dim]
+                alive = self.mask(layer)
+                kept &= (alive.amax(others) if others else alive).reshape(-1)
+        return kept
+
+    def shape(self, labels: Labels) -> tuple[int, ...]:
+        """The tensor's shape after the cut."""
+        known = self._shapes.get(id(labels))
+        if known is not None:
+            return known[1]
+        shape = list(labels.shape)
+        for dim in {dim for layer in labels.layers for dim in varying(layer)}:
+            shape[dim] = int(self.kept_along(labels, dim).sum())
+        joint = self._joint(labels)
+        if joint is not None:  # columns of a grouped weight: as many as one row keeps
+            rows = self._plain_rows(labels, joint, 0)
+            shape[0] = int(rows.sum())
+            shape[1] = int(self.mask(joint)[rows][0].sum())
+        self._shapes[id(labels)] = (labels, tuple(shape))
+        return tuple(shape)
+
+    def _joint(self, labels: Labels) -> Tensor | None:
+        """The layer over (rows, columns) of a grouped convolution's weight; on activations such layers are rectangles."""
+        if labels.source is None or self.parameter_labels.get(labels.source) is not labels:
+            return None
+        return next((layer for layer in labels.layers if varying(layer) >= {0, 1}), None)
+
+    def kept_positions(self, labels: Labels) -> dict[int, Ints]:
+        """Dimension -> surviving indices, for each dimension that loses any in the same way throughout."""
+        joint = self._joint(labels)
+        found = {}
+        for dim in range(labels.ndim):
+            if joint is not None and dim == 1:
+                continue
+            kept = self.kept_along(labels, dim) if joint is None else self._plain_rows(labels, joint, dim)
+            if not bool(kept.all()):
+                found[dim] = kept.nonzero().reshape(-1).numpy()
+        return found
+
+    def _plain_rows(self, labels: Labels, joint: Tensor, dim: int) -> Tensor:
+        plain = Labels(labels.shape, tuple(layer for layer in labels.layers if layer is not joint))
+        return self.kept_along(plain, dim)
+
+    def kept_rows(self, labels: Labels) -> Tensor:
+        """Surviving rows (dimension 0) of a parameter, as a mask."""
+        joint = self._joint(labels)
+        return self.kept_along(labels, 0) if joint is None else self._plain_rows(labels, joint, 0)
+
+    def kept_columns(self, labels: Labels) -> Ints | None:
+        """Surviving columns of each surviving row of a grouped weight (rows x columns), or None where nothing is lost."""
+        joint = self._joint(labels)
+        if joint is None:
+            return None
+        rows = self._plain_rows(labels, joint, 0)
+        alive = self.mask(joint).reshape(joint.shape[0], joint.shape[1])[rows]
+        if bool(alive.all()):
+            return None
+        found: Ints = alive.nonzero()[:, 1].reshape(alive.shape[0], -1).numpy()
+        return found
+
+    def slice(self, labels: Labels, tensor: Tensor) -> Tensor:
+        """The surviving part of a tensor of shape `labels.shape`, as a new tensor; the same object when nothing is lost."""
+        result = tensor.detach()
+        for dim, kept in self.kept_positions(labels).items():
+            result = result.index_select(dim, torch.from_numpy(kept))
+        columns = self.kept_columns(labels)
+        if columns is not None:
+            index = torch.from_numpy(columns).reshape(*columns.shape, *[1] * (result.ndim - 2))
+            result = result.gather(1, index.expand(*columns.shape, *result.shape[2:]))
+        return tensor if result.shape == tensor.shape else result

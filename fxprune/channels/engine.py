@@ -1,0 +1,252 @@
+"""Run a network on channel labels instead of numbers.
+
+An fx.Interpreter walks the graph over meta tensors and says which node is at work; a TorchDispatchMode underneath sees every ATen
+call, whatever Python spelling it came from, and hands it to its rule. No real weight or activation exists during the walk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxprune.channels.atoms import Atoms
+from fxprune.channels.context import Call, CallKey, Claim, Context, Contraction, Normalisation, Producer
+from fxprune.channels.layers import Labels
+from fxprune.channels.leaves import understood
+from fxprune.channels.rules import rule_for
+from fxprune.channels.rules.table import freeze_everything, tensors_in
+from fxprune.program import Program, named_tensors
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A node's value in the dense network: tensors are replaced by their labels, everything else is the value itself."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything one walk found out, unsolved. `seen` is keyed by (mode, node name)."""
+
+    atoms: Atoms
+    parameter_labels: Mapping[str, Labels]
+    producers: tuple[Producer, ...]
+    claims: tuple[Claim, ...]
+    contractions: tuple[Contraction, ...]
+    normalisations: tuple[Normalisation, ...]
+    seen: Mapping[tuple[str, str], Seen]
+    inputs_of: Mapping[tuple[str, str], tuple[str, ...]]  # (mode, node) -> names of the nodes it reads
+    opaque: Mapping[str, int]
+    approximate: str
+    crossed: frozenset[tuple[str, str]]
+
+
+def analyse(
+    program: Program,
+    *,
+    approximate: str = "cut",
+    freeze_nodes: Mapping[tuple[str, str], str] | None = None,
+    freeze_parameters: Mapping[str, str] | None = None,
+    crossed: frozenset[tuple[str, str]] = frozenset(),
+) -> Analysis:
+    """Label every tensor of the network.
+
+    approximate        "cut": channels behind a normalisation over channels may go (flagged); "freeze": they stay
+    freeze_nodes       (mode, node) -> reason: whatever these nodes return stays as it is
+    freeze_parameters  qualified name -> reason: these parameters keep their shape
+    crossed            (mode, node) of grouped convolutions to be read as such even where they have become depthwise
+    """
+    context = Context(values=program.tensors, approximate=approximate, force_crossed=crossed)
+    for name, tensor in named_tensors(program.module).items():
+        context.names.setdefault(id(tensor), name)
+    seen: dict[tuple[str, str], Seen] = {}
+    for mode, graph in program.graphs():
+        context.mode = mode
+        _walk(program, graph, context, freeze_nodes or {}, seen)
+    _freeze_parameters(context, freeze_parameters or {})
+    return Analysis(
+        context.atoms,
+        context.parameter_labels,
+        tuple(context.producers),
+        tuple(context.claims),
+        tuple(context.contractions),
+        tuple(context.normalisations),
+        seen,
+        {
+            (mode, node.name): tuple(source.name for source in node.all_input_nodes)
+            for mode, graph in program.graphs()
+            for node in graph.nodes
+        },
+        context.opaque,
+        approximate,
+        frozenset(context.crossed),
+    )
+
+
+def _walk(
+    program: Program,
+    graph: fx.Graph,
+    context: Context,
+    freeze_nodes: Mapping[tuple[str, str], str],
+    seen: dict[tuple[str, str], Seen],
+) -> None:
+    walker = LabelWalker(program.module, graph, context, freeze_nodes, seen)
+    inputs = pytree.tree_map_only(Tensor, _to_meta, bind_inputs(graph, program.inputs.args, program.inputs.kwargs))
+    program.module.train(context.mode == "train")
+    try:
+        with torch.no_grad(), LabelMode(context):
+            walker.run(*inputs)
+    finally:
+        program.module.eval()
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")
+
+
+def bind_inputs(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Values for the placeholders of a graph, in order: positional ones first, then by name, then defaults."""
+    values = []
+    positional = list(args)
+    for node in graph.nodes:
+        if node.op != "placeholder":
+            continue
+        if positional:
+            values.append(positional.pop(0))
+        elif node.target in kwargs:
+            values.append(kwargs[node.target])
+        elif node.args:
+            values.append(node.args[0])
+    return values
+
+
+class LabelMode(TorchDispatchMode):
+    """Hand each ATen call to its rule after the meta device has worked out its shape."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.context = context
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.storages: dict[int, Tensor] = {}  # storage -> the first tensor seen on it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = plain_layout(func, func(*args, **(kwargs or {})))
+        context = self.context
+        context.operator = str(func).removesuffix(".default")
+        slot = (context.node, context.operator)
+        context.key = CallKey(context.mode, context.node, context.operator, self.counts[slot])
+        self.counts[slot] += 1
+        call = Call(_by_name(func, args, kwargs or {}), (args[1:], kwargs or {}), result, func)
+        self._apply(func, call)
+        return result
+
+    def _apply(self, func: Any, call: Call) -> None:
+        context = self.context
+        if context.opaque_node:
+            freeze_everything(context, call, context.opaque_node)
+            return
+        rule = rule_for(func)
+        if rule is None:
+            freeze_everything(context, call, "no rule for this operator")
+            return
+        written = self._written_view(func, call)
+        try:
+            rule(context, call)
+        except Exception as error:  # a case the rule's author did not think of: give up channels, not correctness
+            freeze_everything(context, call, f"the rule for this operator failed: {type(error).__name__}: {error}")
+        if written is not None:
+            self._freeze_written(written, call)
+
+    def _written_view(self, func: Any, call: Call) -> Tensor | None:
+        """The first tensor on the storage that this call writes other tensors' values into through a view, if any."""
+        for result in call.results():
+            base = self.storages.setdefault(result.untyped_storage()._cdata, result)
+            if base is not result and func._schema.is_mutable and len(tensors_in(call.arguments.values())) > 1:
+                return base
+        return None
+
+    def _freeze_written(self, base: Tensor, call: Call) -> None:
+        for tensor in (base, *call.results(), *tensors_in(call.arguments.values())):
+            self.context.freeze_all(self.context.of(tensor), "a write into a view")
+
+
+def plain_layout(func: Any, result: Any) -> Any:
+    """A convolution's result in row-major order. Backends differ here, and matrix products are issued by memory layout."""
+    return result.contiguous() if func is torch.ops.aten.convolution.default else result
+
+
+def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an ATen call by schema name, defaults filled in."""
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(func._schema.arguments):
+        if position < len(args):
+            bound[argument.name] = args[position]
+        elif argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            bound[argument.name] = argument.default_value
+    return bound
+
+
+class LabelWalker(fx.Interpreter):
+    """Run nodes one by one, tell the context which, and keep what each returned."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        graph: fx.Graph,
+        context: Context,
+        freeze_nodes: Mapping[tuple[str, str], str],
+        seen: dict[tuple[str, str], Seen],
+    ) -> None:
+        super().__init__(module, garbage_collect_values=False, graph=graph)
+        self.context = context
+        self.freeze_nodes = freeze_nodes
+        self.seen = seen
+
+    def run_node(self, node: fx.Node) -> Any:
+        context = self.context
+        context.node, context.operator = node.name, node.op
+        context.opaque_node = self._opaque(node)
+        result = super().run_node(node)
+        if isinstance(result, Tensor) and node.op == "get_attr" and result.device.type != "meta":
+            raise AssertionError(f"{node.target} is not on the meta device")
+        reason = self.freeze_nodes.get((context.mode, node.name))
+        if node.op == "output":
+            reason = "a network output"
+        self.seen[context.mode, node.name] = Seen(pytree.tree_map_only(Tensor, context.of, result))
+        if reason is not None:
+            context.operator = node.op
+            for labels in self._labels_of(result):
+                context.freeze_all(labels, reason)
+        return result
+
+    def _labels_of(self, value: Any) -> list[Labels]:
+        return [self.context.of(leaf) for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+    def _opaque(self, node: fx.Node) -> str:
+        """Why the inside of this leaf module cannot be rewritten; empty when it can."""
+        if node.op != "call_module":
+            return ""
+        module = self.fetch_attr(str(node.target))
+        if understood(module):
+            return ""
+        reason = f"inside {type(module).__name__}, whose own numbers fxprune does not know how to change"
+        for name, _ in module.named_parameters(prefix=str(node.target)):
+            self.context.opaque.setdefault(name, self.context.site(reason))
+        return reason
+
+
+def _freeze_parameters(context: Context, reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        context.node, context.operator = name, "parameter"
+        if name in context.parameter_labels:
+            context.freeze_all(context.parameter_labels[name], reason)

@@ -1,0 +1,237 @@
+"""From solved atoms to ChannelGroups: parameter dimensions that lose channels together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxprune.channels.atoms import Axis, Site
+from fxprune.channels.engine import Analysis
+from fxprune.channels.solve import FREE, Components, Ints, hard_ties, solve
+
+
+@dataclass(frozen=True)
+class Member:
+    """Dimension `dim` of a parameter or buffer."""
+
+    parameter: str
+    dim: int
+
+    def __str__(self) -> str:
+        return f"{self.parameter}[{self.dim}]"
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that look alike: each of them consists of entries of the same parameter dimensions.
+
+    index        position in `Couplings.groups`
+    roots        one number a channel, in the order of the first weight that has them
+    members      the parameter dimensions that lose entries when a channel goes
+    producers    weights of convolutions and linear layers that make these channels (depthwise ones follow, they do not make)
+    rows         row of each channel; every row must keep equally many (one row: no constraint)
+    frozen       why no channel may go, or None
+    approximate  what changes value when a channel goes, or None
+    """
+
+    index: int
+    roots: Ints
+    members: tuple[Member, ...]
+    producers: tuple[str, ...]
+    rows: Ints
+    frozen: Site | None
+    approximate: Site | None
+
+    @property
+    def width(self) -> int:
+        return len(self.roots)
+
+    @property
+    def prunable(self) -> bool:
+        """True when channels may go and at least one weight makes them."""
+        return self.frozen is None and bool(self.producers)
+
+    @cached_property
+    def row_count(self) -> int:
+        return int(self.rows.max()) + 1 if len(self.rows) else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Couplings:
+    """The one exact answer for every parameter dimension: which entries go together, and which stay and why."""
+
+    analysis: Analysis
+    components: Components
+    groups: tuple[ChannelGroup, ...]
+    group_of: Ints  # atom -> index of its group, -1 for atoms that no parameter carries
+
+    def roots_of(self, atoms: Ints) -> Ints:
+        """The component of each atom."""
+        found: Ints = self.components.root[atoms]
+        return found
+
+    def kept_atoms(self, kept: Mapping[int, Ints]) -> NDArray[np.bool_]:
+        """Which atoms survive when group `index` keeps the channels at positions `kept[index]`; others keep all."""
+        alive = np.ones(self.analysis.atoms.total, dtype=np.bool_)
+        for index, positions in kept.items():
+            roots = self.groups[index].roots
+            alive[roots] = False
+            alive[roots[positions]] = True
+        result: NDArray[np.bool_] = alive[self.components.root]
+        return result
+
+    def prunable(self) -> list[ChannelGroup]:
+        return [group for group in self.groups if group.prunable]
+
+
+def couple(analysis: Analysis) -> Couplings:
+    """Solve the analysis and sort components into groups. Row constraints that span several groups become ties."""
+    ties = hard_ties(analysis.atoms)
+    while True:
+        components = solve(analysis.atoms, ties)
+        table = _Table.of(analysis, components)
+        rows, clashes = _rows(components, table)
+        if not clashes:
+            break
+        for matrix, site in clashes:
+            ties.add(matrix[:1], matrix, site)
+    groups = tuple(_groups(analysis, components, table, rows))
+    return Couplings(analysis, components, groups, table.group_of_root[components.root])
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Components sorted by what they consist of."""
+
+    axes: tuple[Axis, ...]
+    pairs: Ints  # (root, axis) rows, unique, parameters only
+    group_of_root: Ints  # root -> group number, -1 where no parameter is involved
+
+    @staticmethod
+    def of(analysis: Analysis, components: Components) -> _Table:
+        axes = tuple(analysis.atoms.axes)
+        total = analysis.atoms.total
+        owner = np.full(total, -1, dtype=np.int64)
+        for number, axis in enumerate(axes):
+            if axis.kind == "parameter":
+                owner[axis.start : axis.start + axis.count] = number
+        owned = np.flatnonzero(owner >= 0)
+        pairs = np.unique(np.stack([components.root[owned], owner[owned]], axis=1), axis=0)
+        return _Table(axes, pairs, _number_groups(pairs, components, len(axes), total))
+
+
+def _number_groups(pairs: Ints, components: Components, axis_count: int, total: int) -> Ints:
+    """Equal sets of axes get equal numbers. A set is known by the sum of two random words an axis: no loop over channels."""
+    words = np.random.default_rng(0).integers(0, 2**63 - 1, size=(axis_count, 2))
+    sums = np.zeros((total, 2), dtype=np.int64)
+    with np.errstate(over="ignore"):
+        np.add.at(sums, pairs[:, 0], words[pairs[:, 1]])
+    roots = np.unique(pairs[:, 0])
+    stuck = (components.stuck[roots] != FREE).astype(np.int64)
+    keys = np.column_stack([sums[roots], stuck])
+    _, first, number = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))  # groups in the order in which the network meets them
+    group_of_root = np.full(total, -1, dtype=np.int64)
+    group_of_root[roots] = order[number.reshape(-1)]
+    return group_of_root
+
+
+def _rows(components: Components, table: _Table) -> tuple[dict[int, Ints], list[tuple[Ints, int]]]:
+    """Row of each root, for groups under a row constraint; and the constraints that cannot be met by choosing rows."""
+    row_of: dict[int, Ints] = {}
+    clashes = []
+    for matrix, site in components.rows:
+        roots = components.root[matrix]
+        numbers = np.unique(table.group_of_root[roots])
+        members = np.flatnonzero(table.group_of_root == numbers[0])
+        if len(numbers) > 1 or numbers[0] < 0 or len(np.unique(roots)) != len(members):
+            clashes.append((matrix, site))
+            continue
+        rows = np.zeros(len(components.root), dtype=np.int64)
+        rows[roots] = np.arange(len(matrix))[:, None]
+        combined = _combine(row_of.get(int(numbers[0])), rows[members])
+        if combined is None:
+            clashes.append((matrix, site))
+        else:
+            row_of[int(numbers[0])] = combined
+    return row_of, clashes
+
+
+def _combine(known: Ints | None, new: Ints) -> Ints | None:
+    """Cells of two row partitions, if equally full cells satisfy both; else None."""
+    if known is None:
+        return new
+    cells, cell_of, counts = np.unique(
+        np.stack([known, new], axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    if (counts != counts[0]).any():
+        return None
+    per_row = [np.unique(cells[:, side], return_counts=True)[1] for side in (0, 1)]
+    if any((count != count[0]).any() for count in per_row):
+        return None
+    result: Ints = cell_of.reshape(-1)
+    return result
+
+
+def _groups(
+    analysis: Analysis, components: Components, table: _Table, rows: Mapping[int, Ints]
+) -> list[ChannelGroup]:
+    roots = np.unique(table.pairs[:, 0])
+    numbers = table.group_of_root[roots]
+    members = _members(table)
+    producers = _producers(analysis, components, table)
+    inexact = _flags(analysis, components)
+    found = []
+    for number, start, stop in _runs(numbers):
+        own = np.sort(roots[np.argsort(numbers, kind="stable")][start:stop])
+        stuck = components.stuck[own].min()
+        flagged = inexact[own].min()
+        found.append(
+            ChannelGroup(
+                index=number,
+                roots=own,
+                members=members[number],
+                producers=producers.get(number, ()),
+                rows=rows.get(number, np.zeros(len(own), dtype=np.int64)),
+                frozen=None if stuck == FREE else analysis.atoms.sites[stuck],
+                approximate=None if flagged == FREE else analysis.atoms.sites[flagged],
+            )
+        )
+    return found
+
+
+def _runs(numbers: Ints) -> list[tuple[int, int, int]]:
+    """(number, start, stop) for each run of the sorted numbers."""
+    found, starts, counts = np.unique(np.sort(numbers), return_index=True, return_counts=True)
+    return [(int(n), int(s), int(s + c)) for n, s, c in zip(found, starts, counts, strict=True)]
+
+
+def _members(table: _Table) -> dict[int, tuple[Member, ...]]:
+    pairs = np.unique(np.stack([table.group_of_root[table.pairs[:, 0]], table.pairs[:, 1]], axis=1), axis=0)
+    members: dict[int, list[Member]] = {}
+    for number, axis in pairs.tolist():
+        members.setdefault(number, []).append(Member(table.axes[axis].name, table.axes[axis].dim))
+    return {number: tuple(dict.fromkeys(found)) for number, found in members.items()}
+
+
+def _producers(analysis: Analysis, components: Components, table: _Table) -> dict[int, tuple[str, ...]]:
+    found: dict[int, dict[str, None]] = {}
+    for producer in analysis.producers:
+        if producer.kind == "depthwise":
+            continue
+        for number in np.unique(table.group_of_root[components.root[producer.outputs.numpy()]]).tolist():
+            found.setdefault(number, {})[producer.weight] = None
+    return {number: tuple(names) for number, names in found.items()}
+
+
+def _flags(analysis: Analysis, components: Components) -> Ints:
+    flags = np.full(analysis.atoms.total, FREE, dtype=np.int64)
+    for layer, site in analysis.atoms.approximate:
+        np.minimum.at(flags, components.root[layer.numpy()], site)
+    return flags
+
+

@@ -1,0 +1,59 @@
+"""Run the engine again on a rewritten network: its couplings must be those of the dense one, restricted to what survived."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fxprune.channels.atoms import Axis
+from fxprune.channels.engine import analyse
+from fxprune.channels.groups import Couplings
+from fxprune.channels.rewrite import Rewritten
+from fxprune.channels.solve import Ints, hard_ties, settle
+
+
+def disagreement(couplings: Couplings, result: Rewritten) -> str:
+    """What is coupled differently after the rewrite; empty when nothing is."""
+    again = analyse(result.program, approximate=couplings.analysis.approximate, crossed=couplings.analysis.crossed)
+    small = settle(again.atoms, hard_ties(again.atoms)).root
+    hard = settle(couplings.analysis.atoms, hard_ties(couplings.analysis.atoms)).root
+    matched = list(_matched_axes(couplings, result, again.atoms.axes))
+    if not matched:
+        return ""
+    old = np.concatenate([atoms for atoms, _, _ in matched])
+    new = np.concatenate([atoms for _, atoms, _ in matched])
+    names = np.concatenate([np.full(len(atoms), number) for number, (atoms, _, _) in enumerate(matched)])
+    axes = [axis for _, _, axis in matched]
+    merged = _first_split(small[new], couplings.components.root[old])
+    if merged is not None:
+        return f"channels of {_name(axes[names[merged]])} are coupled after the rewrite that were not before"
+    parted = _first_split(hard[old], small[new])
+    if parted is not None:
+        return f"channels of {_name(axes[names[parted]])} were coupled before the rewrite and are not after it"
+    return ""
+
+
+def _name(axis: Axis) -> str:
+    return f"{axis.name}[{axis.dim}]"
+
+
+def _first_split(one: Ints, other: Ints) -> int | None:
+    """Position of an entry whose `one` value goes with two different `other` values; None when `one` decides `other`."""
+    order = np.lexsort((other, one))
+    same, differs = one[order][1:] == one[order][:-1], other[order][1:] != other[order][:-1]
+    places = np.flatnonzero(same & differs)
+    return int(order[places[0] + 1]) if len(places) else None
+
+
+def _matched_axes(couplings: Couplings, result: Rewritten, axes: list[Axis]) -> Iterator[tuple[Ints, Ints, Axis]]:
+    """Surviving atoms of each axis, dense and cut, in the same order. Axes that have shrunk to one entry have no atoms."""
+    cut_axes = {(axis.name, axis.dim): axis for axis in axes if axis.kind == "parameter"}
+    for axis in couplings.analysis.atoms.axes:
+        twin = cut_axes.get((axis.name, axis.dim))
+        if axis.kind != "parameter" or twin is None:
+            continue
+        atoms = np.arange(axis.start, axis.start + axis.count)
+        atoms = atoms[result.cut.alive[atoms]]
+        if len(atoms) == twin.count:
+            yield atoms, np.arange(twin.start, twin.start + twin.count), axis

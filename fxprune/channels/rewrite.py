@@ -1,0 +1,147 @@
+"""Apply a decision mechanically: slice every tensor by its surviving labels, patch every number that a width hides in."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.channels.context import Claim
+from fxprune.channels.cut import Cut
+from fxprune.channels.groups import Couplings
+from fxprune.channels.layers import Labels, varying
+from fxprune.channels.leaves import follow_shapes
+from fxprune.channels.literals import Patcher
+from fxprune.channels.solve import Ints
+from fxprune.errors import RewriteError
+from fxprune.program import Program, meta_like, named_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Rewritten:
+    """The smaller program, and which entries of every parameter and buffer survived.
+
+    kept            name -> dimension -> surviving indices, for everything that lost channels
+    kept_per_group  name -> dimension -> surviving indices of each conv group (conv groups x kept), for weights of grouped
+                    convolutions whose conv groups lost different positions
+    """
+
+    program: Program
+    cut: Cut
+    kept: Mapping[str, Mapping[int, Ints]]
+    kept_per_group: Mapping[str, Mapping[int, Ints]]
+    first_name: Mapping[str, str]  # further names of tied tensors -> the name the analysis knows
+
+
+def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) -> Rewritten:
+    """Cut every group down to the channels at positions `kept[index]`; groups not mentioned keep all.
+
+    Raises RewriteError when a number in the graph cannot be computed for the new widths.
+    """
+    cut = Cut(couplings.kept_atoms(kept), couplings.analysis.parameter_labels)
+    tensors = _slice_all(program, couplings, cut)
+    module, train_graph = _copy_graphs(program, tensors)
+    claims = couplings.analysis.claims
+    tensors.update(_renumbered(claims, cut, tensors))
+    for mode, graph in (("eval", module.graph), ("train", train_graph)):
+        if graph is None:
+            continue
+        patcher = Patcher(module, mode, cut, couplings.analysis.seen, _by_node(claims, mode))
+        try:
+            patcher.run(graph)
+        except Exception as error:
+            raise RewriteError(f"the {mode} graph cannot be rewritten: {type(error).__name__}: {error}") from error
+    for leaf in module.modules():
+        follow_shapes(leaf)
+    module.recompile()
+    result = replace(program, module=module, tensors=tensors, train_graph=train_graph, facts={})
+    return Rewritten(result, cut, *_record(program, couplings, cut), _first_names(program))
+
+
+def _by_node(claims: tuple[Claim, ...], mode: str) -> dict[str, list[Claim]]:
+    found: dict[str, list[Claim]] = defaultdict(list)
+    for claim in claims:
+        if claim.mode == mode:
+            found[claim.node].append(claim)
+    return found
+
+
+def _slice_all(program: Program, couplings: Couplings, cut: Cut) -> dict[str, Tensor]:
+    """Every tensor of the program after the cut; tied names keep sharing one object."""
+    labels_of = _labels_by_name(program, couplings)
+    done: dict[int, Tensor] = {}
+    tensors = {}
+    for name, tensor in program.tensors.items():
+        if id(tensor) not in done:
+            labels = labels_of.get(name)
+            done[id(tensor)] = tensor if labels is None else cut.slice(labels, tensor)
+        tensors[name] = done[id(tensor)]
+    return tensors
+
+
+def _labels_by_name(program: Program, couplings: Couplings) -> dict[str, Labels]:
+    """Labels of every name of a tensor; the analysis knows a tied tensor by its first name."""
+    known = couplings.analysis.parameter_labels
+    by_id: dict[int, Labels] = {}
+    found = {}
+    for name, empty in named_tensors(program.module).items():
+        if name in known:
+            by_id[id(empty)] = known[name]
+        if id(empty) in by_id:
+            found[name] = by_id[id(empty)]
+    return found
+
+
+def _first_names(program: Program) -> dict[str, str]:
+    first: dict[int, str] = {}
+    found = {name: first.setdefault(id(empty), name) for name, empty in named_tensors(program.module).items()}
+    return {name: known for name, known in found.items() if known != name}
+
+
+def _copy_graphs(program: Program, tensors: Mapping[str, Tensor]) -> tuple[fx.GraphModule, fx.Graph | None]:
+    """The graph module over a skeleton of the new shapes. Only structure is copied."""
+    memo: dict[int, Any] = {}
+    for name, empty in named_tensors(program.module).items():
+        memo.setdefault(id(empty), meta_like(empty, tensors[name].shape))
+    module = copy.deepcopy(program.module, memo)
+    return module, copy.deepcopy(program.train_graph)
+
+
+def _renumbered(claims: tuple[Claim, ...], cut: Cut, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Constant index tensors point at positions among the survivors."""
+    found = {}
+    for claim in claims:
+        if claim.kind == "index" and claim.detail not in found:
+            rank = torch.cumsum(cut.mask(claim.layer).to(torch.int64), 0) - 1
+            old = tensors[claim.detail]
+            found[claim.detail] = rank[old.long()].to(old.dtype)
+    return found
+
+
+def _record(
+    program: Program, couplings: Couplings, cut: Cut
+) -> tuple[dict[str, dict[int, Ints]], dict[str, dict[int, Ints]]]:
+    kept, per_group = {}, {}
+    for name, labels in _labels_by_name(program, couplings).items():
+        positions = cut.kept_positions(labels)
+        if positions:
+            kept[name] = positions
+        columns = cut.kept_columns(labels)
+        if columns is not None:
+            per_group[name] = {1: columns[_first_rows(labels, cut)]}
+    return kept, per_group
+
+
+def _first_rows(labels: Labels, cut: Cut) -> Ints:
+    """Among the surviving rows of a grouped weight, the first of each conv group."""
+    joint = next(layer for layer in labels.layers if varying(layer) >= {0, 1})
+    first_atom = joint.reshape(joint.shape[0], -1)[:, 0][cut.kept_rows(labels)]
+    starts = torch.ones(len(first_atom), dtype=torch.bool)
+    starts[1:] = first_atom[1:] != first_atom[:-1]
+    found: Ints = starts.nonzero().reshape(-1).numpy()
+    return found

@@ -1,0 +1,101 @@
+"""Batch, layer and group normalisation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fxprune.channels.context import Call, Context, Normalisation
+from fxprune.channels.layers import Labels, along, pad_left, varying
+from fxprune.channels.rules.table import rule, tensors_in
+
+
+def _with_vectors(ctx: Context, labels: Labels, dim: int, vectors: list[Tensor | None]) -> Labels:
+    """Tie dimension `dim` with per-channel vectors (affine parameters, running statistics)."""
+    for vector in vectors:
+        if vector is None:
+            continue
+        own = ctx.of(vector)
+        shape = tuple(vector.shape[0] if d == dim else 1 for d in range(labels.ndim))
+        laid = Labels(shape, tuple(along(layer, dim, labels.ndim) for layer in own.layers))
+        labels = Labels(labels.shape, ctx.unify(labels, laid), labels.source)
+    return labels
+
+
+def _finish(ctx: Context, call: Call, labels: Labels, statistics: list[Tensor]) -> None:
+    """Label the normalised tensor; the saved statistics behind it carry no channels that anything reads."""
+    ctx.label(call.results()[0], labels.layers, labels.source)
+    for other in statistics:
+        ctx.label(other, ())
+
+
+@rule(
+    "native_batch_norm",
+    "cudnn_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_functional",
+    "_native_batch_norm_legit_no_training",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+)
+def batch_norm(ctx: Context, call: Call) -> None:
+    """Each channel for itself: tie it with its parameters. Statistics of the batch run over everything else."""
+    tensor = call.tensor("input")
+    before = ctx.of(tensor)
+    vectors = [call.optional(name) for name in ("weight", "bias", "running_mean", "running_var")]
+    labels = _with_vectors(ctx, before, 1, vectors)
+    batch_statistics = call.arguments.get("training", False) or call.optional("running_mean") is None
+    others = [layer for layer in labels.layers if varying(layer) - {1}]
+    if batch_statistics and others:
+        labels = _averaged(ctx, call, before, labels, others, "batch statistics over channels")
+    _finish(ctx, call, labels, call.results()[1:])
+
+
+@rule("native_layer_norm", "_fused_rms_norm")
+def layer_norm(ctx: Context, call: Call) -> None:
+    """Mean and variance over the last dimensions: removal changes them."""
+    before = ctx.of(call.tensor("input"))
+    labels = before
+    for name in ("weight", "bias"):
+        vector = call.optional(name)
+        if vector is not None:
+            own = pad_left(ctx.of(vector), labels.ndim)
+            labels = Labels(labels.shape, ctx.unify(labels, own), labels.source)
+    first = labels.ndim - len(call.arguments["normalized_shape"])
+    inside = [layer for layer in labels.layers if max(varying(layer)) >= first]
+    if inside:
+        labels = _averaged(ctx, call, before, labels, inside, "layer normalisation over channels")
+    _finish(ctx, call, labels, call.results()[1:])
+
+
+@rule("native_group_norm")
+def group_norm(ctx: Context, call: Call) -> None:
+    """One channel a group or whole groups: exact. Part of a group: its statistics change.
+
+    With "freeze" whole groups go and `num_groups` follows; with "cut" every group loses equally many channels.
+    """
+    tensor, groups = call.tensor("input"), call.arguments["group"]
+    before = ctx.of(tensor)
+    before = Labels(before.shape, tuple(ctx.fold(layer, set(varying(layer)) - {1}) for layer in before.layers))
+    labels = _with_vectors(ctx, before, 1, [call.optional("weight"), call.optional("bias")])
+    width = tensor.shape[1] // groups
+    for layer in labels.layers_along({1}):
+        rows = layer.reshape(groups, width)
+        if width == 1 or (ctx.approximate == "freeze" and groups > 1):
+            ctx.tie(rows[:, :1], rows)
+            ctx.claim("num_groups", rows)
+            continue
+        labels = _averaged(ctx, call, before, labels, [layer], "group normalisation over part of a group")
+        ctx.atoms.keep_balanced(rows, ctx.site())
+    _finish(ctx, call, labels, call.results()[1:])
+
+
+def _averaged(
+    ctx: Context, call: Call, before: Labels, after: Labels, layers: list[Tensor], reason: str
+) -> Labels:
+    """Flag layers whose removal changes a statistic, and note the call for the proof."""
+    inexact = [ctx.inexact(layer, reason) for layer in layers]
+    if any(inexact):
+        assert ctx.key is not None
+        others = [ctx.of(tensor) for tensor in tensors_in(call.arguments.values())[1:]]
+        ctx.normalisations.append(Normalisation(ctx.key, (before, *others), (after,)))
+    return after

@@ -1,0 +1,82 @@
+"""Operators that reduce a dimension or rank along it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from fxprune.channels.context import Call, Context, Normalisation
+from fxprune.channels.layers import Labels, varying
+from fxprune.channels.rules.table import rule
+
+
+def _dims(call: Call, ndim: int) -> list[int]:
+    return call.dims("dim" if "dim" in call.arguments else "dims", ndim)
+
+
+def _reduced(ctx: Context, labels: Labels, dims: list[int], gone: Callable[[Tensor], None]) -> list[Tensor]:
+    """Layers that survive the reduction; `gone` hears of each layer that lies wholly inside the reduced dimensions."""
+    kept = []
+    for layer in labels.layers:
+        if varying(layer) <= set(dims):
+            gone(layer)
+        else:
+            kept.append(ctx.fold(layer, dims))
+    return kept
+
+
+def _shrink_to(layers: list[Tensor], dims: list[int], result: Tensor, ndim: int) -> list[Tensor]:
+    if result.ndim == ndim:
+        return layers
+    return [layer.reshape([size for d, size in enumerate(layer.shape) if d not in dims]) for layer in layers]
+
+
+def _reduce(ctx: Context, call: Call, gone: Callable[[Tensor], None]) -> None:
+    tensor = call.tensor("self")
+    dims = _dims(call, tensor.ndim)
+    layers = _reduced(ctx, ctx.of(tensor), dims, gone)
+    for result in call.results():
+        ctx.label(result, _shrink_to(layers, dims, result, tensor.ndim), ctx.of(tensor).source)
+
+
+@rule("sum", "linalg_vector_norm", "norm", "nansum")
+def summed(ctx: Context, call: Call) -> None:
+    """A channel that is gone adds nothing: exact."""
+    _reduce(ctx, call, lambda layer: ctx.contracted(0, layer))
+
+
+@rule("mean", "var", "std", "var_mean", "std_mean")
+def averaged(ctx: Context, call: Call) -> None:
+    """An average over channels changes when some of them leave."""
+    tensor = call.tensor("self")
+    before = ctx.of(tensor)
+    flagged = []
+
+    def gone(layer: Tensor) -> None:
+        if ctx.inexact(layer, "a mean over channels"):
+            flagged.append(layer)
+
+    _reduce(ctx, call, gone)
+    if flagged:
+        assert ctx.key is not None
+        after = tuple(ctx.of(result) for result in call.results())
+        ctx.normalisations.append(Normalisation(ctx.key, (before,), after))
+
+
+@rule("amax", "amin", "max", "min", "argmax", "argmin", "prod", "logsumexp", "any", "all", "aminmax", "median", "mode")
+def extreme(ctx: Context, call: Call) -> None:
+    """The extreme one may be any of them: none can go."""
+    if "other" in call.arguments:  # max(a, b) is element-wise
+        ctx.label(call.result, ctx.unify(ctx.of(call.tensor("self")), ctx.of(call.tensor("other"))))
+        return
+    _reduce(ctx, call, lambda layer: ctx.freeze(layer, "compared with each other"))
+
+
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "sort", "_safe_softmax", "topk")
+def ranked(ctx: Context, call: Call) -> None:
+    """Each entry depends on all others along the dimension: none can go; layers that vary elsewhere too are folded."""
+    tensor = call.tensor("self")
+    labels = ctx.fold_all(ctx.of(tensor), _dims(call, tensor.ndim))
+    for result in call.results():
+        ctx.label(result, labels.layers)

@@ -1,0 +1,52 @@
+"""Pooling, resizing and spatial padding: they mix pixels, never channels."""
+
+from __future__ import annotations
+
+import re
+
+from fxprune.channels.context import Call, Context
+from fxprune.channels.layers import varying
+from fxprune.channels.rules.table import rule
+
+
+@rule(
+    *(f"avg_pool{n}d" for n in (1, 2, 3)),
+    *(f"adaptive_avg_pool{n}d" for n in (1, 2, 3)),
+    *(f"_adaptive_avg_pool{n}d" for n in (2, 3)),
+    *(f"adaptive_max_pool{n}d" for n in (1, 2, 3)),
+    *(f"max_pool{n}d" for n in (1, 2, 3)),
+    *(f"max_pool{n}d_with_indices" for n in (1, 2, 3)),
+    *(f"reflection_pad{n}d" for n in (1, 2, 3)),
+    *(f"replication_pad{n}d" for n in (1, 2, 3)),
+    *(f"upsample_nearest{n}d" for n in (1, 2, 3)),
+    *(f"_upsample_nearest_exact{n}d" for n in (1, 2, 3)),
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_trilinear3d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+)
+def sampled(ctx: Context, call: Call) -> None:
+    """Labels along pixels merge; labels along channels stay."""
+    tensor = call.tensor("self") if "self" in call.arguments else call.tensor("input")
+    digits = re.search(r"(\d)d", call.function._schema.name)
+    assert digits is not None
+    pixels = range(tensor.ndim - int(digits[1]), tensor.ndim)
+    labels = ctx.fold_all(ctx.of(tensor), pixels)
+    for result in call.results():
+        ctx.label(result, labels.layers)
+
+
+@rule("im2col")
+def windows(ctx: Context, call: Call) -> None:
+    """Each channel becomes one row for each place in the window: (N, C, H, W) -> (N, C*k*k, L)."""
+    tensor = call.tensor("self")
+    labels = ctx.fold_all(ctx.of(tensor), {tensor.ndim - 2, tensor.ndim - 1})
+    channel = tensor.ndim - 3
+    places = call.result.shape[channel] // tensor.shape[channel]
+    layers = []
+    for layer in labels.layers:
+        flat = layer.squeeze(-1)
+        layers.append(flat.repeat_interleave(places, dim=channel) if channel in varying(layer) else flat)
+    ctx.label(call.result, layers)

@@ -1,0 +1,53 @@
+"""The table from ATen operator to rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fxprune.channels.context import Call, Context, Rule
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ATen operators, named without namespace and overload; `name_` covers the in-place form too."""
+
+    def register(function: Rule) -> Rule:
+        for operator in operators:
+            RULES[operator] = function
+        return function
+
+    return register
+
+
+def rule_for(function: Any) -> Rule | None:
+    """The rule of an OpOverload: by name, then by PyTorch's own tag for element-wise operators, else None."""
+    if function.namespace != "aten":
+        return None
+    name = function._schema.name.split("::")[1]
+    found = RULES.get(name) or RULES.get(name.removesuffix("_"))
+    if found is None and torch.Tag.pointwise in function.tags:
+        return RULES["pointwise"]
+    return found
+
+
+def freeze_everything(ctx: Context, call: Call, reason: str) -> None:
+    """The default: whatever meets an operator that is not understood stays as it is."""
+    for tensor in tensors_in(call.arguments.values()):
+        ctx.freeze_all(ctx.of(tensor), reason)
+    for result in call.results():
+        ctx.label(result, ())
+
+
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """Every tensor among argument values, lists of tensors included."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(one for one in value if isinstance(one, torch.Tensor))
+    return found

@@ -1,0 +1,45 @@
+"""Every error a user can meet, in one hierarchy. Imports nothing, so that any layer may raise them.
+
+A message names what was wrong, where it was, and what to do about it. The command line prints it as one line
+and leaves with status 2; the library raises it.
+"""
+
+
+class FxpruneError(Exception):
+    """Base of all errors that fxprune raises on purpose."""
+
+
+class OptionError(FxpruneError):
+    """An argument has a value that makes no sense (a sparsity of 1.5, both sparsity and keep_rate, ...)."""
+
+
+class LoadError(FxpruneError):
+    """A model file or a model spec cannot be turned into an nn.Module."""
+
+
+class UntrustedError(LoadError):
+    """A model file asks for code that has not been allowed to run."""
+
+
+class CaptureError(FxpruneError):
+    """An nn.Module cannot be turned into a graph, or its inputs do not fit."""
+
+
+class NothingPrunableError(FxpruneError):
+    """No channel of the network can be removed; the message lists what blocks it."""
+
+
+class PassError(FxpruneError):
+    """A pass was asked to run without what it requires, or left the program in a state that is not allowed."""
+
+
+class RewriteError(FxpruneError):
+    """Channels were planned away but the graph could not be rewritten to match."""
+
+
+class ProofError(FxpruneError):
+    """The rewritten network does not compute what the dense one computes with the removed channels zeroed."""
+
+
+class ExportError(FxpruneError):
+    """The pruned network cannot be written in the requested format, or the written file disagrees with torch."""

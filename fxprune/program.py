@@ -1,0 +1,115 @@
+"""Program: what the compiler works on. A graph, its weights, the inputs it was captured with, and facts about it.
+
+The graph's modules are a *skeleton*: all their parameters and buffers live on the meta device and carry shapes only. The
+numbers are in `Program.tensors`, keyed by qualified name and shared with the user's model, never copied. Analysis
+therefore cannot touch a real weight by accident, and copying a program costs what its graph costs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.errors import PassError
+
+Fact = TypeVar("Fact")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of one forward call: any pytree of tensors and plain values."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One network on its way through the passes.
+
+    module      graph of the network in eval mode over the skeleton (parameters and buffers on the meta device)
+    tensors     qualified name -> real tensor, for every parameter, buffer and constant; tied names share one object
+    inputs      example inputs
+    train_graph the graph in train mode where it differs from the one in eval mode, over the same skeleton
+    front_end   "fx" or "export"
+    notes       what capture had to decide, for the report
+    facts       what passes found out, one object a type; a rewrite drops them
+    """
+
+    module: fx.GraphModule
+    tensors: Mapping[str, Tensor]
+    inputs: Inputs
+    train_graph: fx.Graph | None = None
+    front_end: str = "fx"
+    notes: tuple[str, ...] = ()
+    facts: Mapping[type, Any] = field(default_factory=dict)
+
+    def fact(self, kind: type[Fact]) -> Fact:
+        """The fact of this type. Raises PassError when no pass has stated it (or a rewrite has dropped it)."""
+        if kind not in self.facts:
+            raise PassError(f"no {kind.__name__} is known here: run the pass that states it first")
+        found: Fact = self.facts[kind]
+        return found
+
+    def with_facts(self, *facts: object) -> Program:
+        """The same program knowing more."""
+        return replace(self, facts={**self.facts, **{type(fact): fact for fact in facts}})
+
+    def with_tensors(self, changed: Mapping[str, Tensor]) -> Program:
+        """The same graph with other numbers. Shapes stay; names not mentioned keep their tensors."""
+        return replace(self, tensors={**self.tensors, **changed})
+
+    def graphs(self) -> Iterator[tuple[str, fx.Graph]]:
+        """(mode, graph) for each graph the program keeps; "eval" comes first."""
+        yield "eval", self.module.graph
+        if self.train_graph is not None:
+            yield "train", self.train_graph
+
+    def parameter_names(self) -> list[str]:
+        """Qualified names of trainable and frozen parameters, tied ones once, in module order."""
+        return [name for name, _ in self.module.named_parameters()]
+
+
+def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Copy a module's structure with meta tensors in place of its numbers.
+
+    Returns the copy and {qualified name: the model's own tensor}. No number is copied and the model is left alone; tied
+    tensors stay tied. Tensors that a module keeps as plain attributes (legacy weight_norm does) become meta as well.
+    """
+    tensors = named_tensors(model)
+    memo: dict[int, Any] = {id(tensor): meta_like(tensor) for tensor in tensors.values()}
+    for module in model.modules():
+        loose = (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
+        memo.update({id(tensor): meta_like(tensor) for tensor in loose if id(tensor) not in memo})
+    return copy.deepcopy(model, memo), tensors
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by qualified name; a tied tensor appears under each of its names."""
+    found: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    found.update(module.named_buffers(remove_duplicate=False))
+    return found
+
+
+def meta_like(tensor: Tensor, shape: torch.Size | None = None) -> Tensor:
+    """A tensor of the same kind (Parameter or not, dtype, requires_grad) without storage."""
+    empty = torch.empty(tensor.shape if shape is None else shape, dtype=tensor.dtype, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    return empty
+
+
+def materialise(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Copy a skeleton with real tensors in it. The tensors are used as they are, not copied."""
+    memo: dict[int, Any] = {}
+    for name, empty in named_tensors(module).items():
+        real = tensors[name]
+        if isinstance(empty, nn.Parameter) and not isinstance(real, nn.Parameter):
+            real = nn.Parameter(real, requires_grad=empty.requires_grad)
+        memo.setdefault(id(empty), real)
+    return copy.deepcopy(module, memo)

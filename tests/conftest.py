@@ -1,0 +1,42 @@
+"""What all tests share: one thread for torch, and golden files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+torch.set_num_threads(1)  # the tests run in several processes
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/ instead of comparing with it")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """golden(name, text): `text` must equal tests/golden/<name>.txt, which must exist; --update-golden writes it.
+
+    Line ends at the end of the text do not count: a golden file always ends with one.
+    """
+    act = write_golden if request.config.getoption("--update-golden") else compare_golden
+    return lambda name, text: act(GOLDEN / f"{name}.txt", text.rstrip("\n") + "\n")
+
+
+def write_golden(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def compare_golden(path: Path, text: str) -> None:
+    if not path.is_file():
+        pytest.fail(f"no {path.name}: look at this text, then run pytest --update-golden\n{text}", pytrace=False)
+    expected = path.read_text("utf-8")
+    if text != expected:
+        diff = difflib.unified_diff(expected.splitlines(), text.splitlines(), path.name, "now", lineterm="")
+        pytest.fail("\n".join(["not as its golden file; --update-golden accepts it", *diff]), pytrace=False)
