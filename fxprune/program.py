@@ -96,6 +96,13 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def first_names(program: Program) -> dict[str, str]:
+    """Further names of tied tensors -> their first name."""
+    first: dict[int, str] = {}
+    found = {name: first.setdefault(id(empty), name) for name, empty in named_tensors(program.module).items()}
+    return {name: known for name, known in found.items() if known != name}
+
+
 def meta_like(tensor: Tensor, shape: torch.Size | None = None) -> Tensor:
     """A tensor of the same kind (Parameter or not, dtype, requires_grad) without storage."""
     empty = torch.empty(tensor.shape if shape is None else shape, dtype=tensor.dtype, device="meta")
@@ -113,3 +120,28 @@ def materialise(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             real = nn.Parameter(real, requires_grad=empty.requires_grad)
         memo.setdefault(id(empty), real)
     return copy.deepcopy(module, memo)
+
+
+def adopt(module: fx.GraphModule, skeleton: nn.Module, graph: fx.Graph) -> None:
+    """Give a GraphModule the modules and tensors that another graph over the same skeleton needs."""
+    other = fx.GraphModule(skeleton, graph)
+    for name, child in other.named_modules():
+        if name and not _has(module, name):
+            module.add_submodule(name, child)
+    for name, tensor in named_tensors(other).items():
+        if _has(module, name):
+            continue
+        holder_name, _, leaf = name.rpartition(".")
+        holder = module.get_submodule(holder_name)
+        if isinstance(tensor, nn.Parameter):
+            holder.register_parameter(leaf, tensor)
+        else:
+            holder.register_buffer(leaf, tensor)
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    for part in path.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True

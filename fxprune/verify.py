@@ -28,7 +28,7 @@ from fxprune.channels.recheck import disagreement
 from fxprune.channels.rewrite import Rewritten, rewrite
 from fxprune.channels.solve import Ints
 from fxprune.errors import ProofError, RewriteError
-from fxprune.program import Inputs, Program, named_tensors
+from fxprune.program import Inputs, Program, first_names, named_tensors
 
 TOLERANCE = 1e-9  # max|a - b| / max|a| in float64
 _DROPOUTS = {
@@ -177,23 +177,25 @@ class _Noise:
     def __init__(self, dense: Program, seed: int) -> None:
         self.tensors = dense.tensors
         self.generator = torch.Generator().manual_seed(seed + 1)
-        self.drawn: dict[int, Tensor] = {}
+        self.drawn: dict[str, Tensor] = {}
+        self.first = first_names(dense)
 
-    def _factor(self, name: str) -> Tensor | None:
-        tensor = self.tensors[name]
+    def _factor(self, name: str, tensor: Tensor) -> Tensor | None:
         vector = sum(size > 1 for size in tensor.shape) <= 1
         if not tensor.is_floating_point() or not (vector or not bool(tensor.any())):
             return None
-        if id(tensor) not in self.drawn:
-            self.drawn[id(tensor)] = torch.rand(tensor.shape, generator=self.generator, dtype=torch.float64)
-        return self.drawn[id(tensor)]
+        if name not in self.drawn:
+            self.drawn[name] = torch.rand(tensor.shape, generator=self.generator, dtype=torch.float64)
+        return self.drawn[name]
 
     def dense(self, name: str) -> Tensor:
-        return _perturbed(name, self.tensors[name], self._factor(name))
+        tensor = self.tensors[name]
+        return _perturbed(name, tensor, self._factor(self.first.get(name, name), tensor))
 
     def small(self, name: str, result: Rewritten, labels_of: Mapping[str, Labels]) -> Tensor:
-        factor = self._factor(name)
-        label_name = name if name in labels_of else result.first_name.get(name, name)
+        """The small network's own number, with the dense one's noise. Runs after `dense` has drawn it."""
+        label_name = self.first.get(name, name)
+        factor = self.drawn.get(label_name)
         if factor is not None and label_name in labels_of:
             factor = result.cut.slice(labels_of[label_name], factor)
         return _perturbed(name, result.program.tensors[name], factor)
@@ -230,11 +232,20 @@ class NumberRunner(fx.Interpreter):
         return super().run_node(n)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.number(str(target))
+        return self._fetch([str(target)])[0]
+
+    def _fetch(self, names: list[str]) -> list[Tensor]:
+        """Numbers are made outside the network's own arithmetic."""
+        self.watcher.paused = True
+        try:
+            return [self.number(name) for name in names]
+        finally:
+            self.watcher.paused = False
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         leaf = self.fetch_attr(str(target))
-        numbers = {name: self.number(f"{target}.{name}") for name in named_tensors(leaf)}
+        names = list(named_tensors(leaf))
+        numbers = dict(zip(names, self._fetch([f"{target}.{name}" for name in names]), strict=True))
         return torch.func.functional_call(leaf, numbers, args, kwargs)
 
 
@@ -244,8 +255,11 @@ class _Watcher(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.node = ""
+        self.paused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.paused:
+            return func(*args, **(kwargs or {}))
         kwargs = dict(kwargs or {})
         wanted = kwargs.get("dtype")
         if wanted is not None and wanted.is_floating_point:

@@ -13,7 +13,7 @@ from fxprune.capture.export import export_graph
 from fxprune.capture.names import check_names
 from fxprune.capture.trace import bind_arguments, same_graph, trace
 from fxprune.errors import CaptureError
-from fxprune.program import Inputs, Program, named_tensors, skeleton_of
+from fxprune.program import Inputs, Program, adopt, named_tensors, skeleton_of
 
 
 def as_inputs(example: Any) -> Inputs:
@@ -72,31 +72,6 @@ def check_runs(module: fx.GraphModule, inputs: Inputs) -> None:
     module.eval()
     with torch.no_grad():
         fx.Interpreter(module).run(*values)
-
-
-def adopt(module: fx.GraphModule, skeleton: nn.Module, graph: fx.Graph) -> None:
-    """Give a GraphModule the modules and tensors that another graph over the same skeleton needs."""
-    other = fx.GraphModule(skeleton, graph)
-    for name, child in other.named_modules():
-        if name and not _has(module, name):
-            module.add_submodule(name, child)
-    for name, tensor in named_tensors(other).items():
-        if _has(module, name):
-            continue
-        holder_name, _, leaf = name.rpartition(".")
-        holder = module.get_submodule(holder_name)
-        if isinstance(tensor, nn.Parameter):
-            holder.register_parameter(leaf, tensor)
-        else:
-            holder.register_buffer(leaf, tensor)
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    for part in path.split("."):
-        if not hasattr(module, part):
-            return False
-        module = getattr(module, part)
-    return True
 
 
 def _tensors_of(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

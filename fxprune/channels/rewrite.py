@@ -19,7 +19,7 @@ from fxprune.channels.leaves import follow_shapes
 from fxprune.channels.literals import Patcher
 from fxprune.channels.solve import Ints
 from fxprune.errors import RewriteError
-from fxprune.program import Program, meta_like, named_tensors
+from fxprune.program import Program, first_names, meta_like, named_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,6 @@ class Rewritten:
     cut: Cut
     kept: Mapping[str, Mapping[int, Ints]]
     kept_per_group: Mapping[str, Mapping[int, Ints]]
-    first_name: Mapping[str, str]  # further names of tied tensors -> the name the analysis knows
 
 
 def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) -> Rewritten:
@@ -60,7 +59,7 @@ def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) ->
         follow_shapes(leaf)
     module.recompile()
     result = replace(program, module=module, tensors=tensors, train_graph=train_graph, facts={})
-    return Rewritten(result, cut, *_record(program, couplings, cut), _first_names(program))
+    return Rewritten(result, cut, *_record(program, couplings, cut))
 
 
 def _by_node(claims: tuple[Claim, ...], mode: str) -> dict[str, list[Claim]]:
@@ -74,13 +73,15 @@ def _by_node(claims: tuple[Claim, ...], mode: str) -> dict[str, list[Claim]]:
 def _slice_all(program: Program, couplings: Couplings, cut: Cut) -> dict[str, Tensor]:
     """Every tensor of the program after the cut; tied names keep sharing one object."""
     labels_of = _labels_by_name(program, couplings)
-    done: dict[int, Tensor] = {}
-    tensors = {}
-    for name, tensor in program.tensors.items():
-        if id(tensor) not in done:
-            labels = labels_of.get(name)
-            done[id(tensor)] = tensor if labels is None else cut.slice(labels, tensor)
-        tensors[name] = done[id(tensor)]
+    first = first_names(program)
+    tensors: dict[str, Tensor] = {}
+    for name in named_tensors(program.module):
+        if name in first:
+            tensors[name] = tensors[first[name]]
+            continue
+        labels = labels_of.get(name)
+        tensor = program.tensors[name]
+        tensors[name] = tensor if labels is None else cut.slice(labels, tensor)
     return tensors
 
 
@@ -95,12 +96,6 @@ def _labels_by_name(program: Program, couplings: Couplings) -> dict[str, Labels]
         if id(empty) in by_id:
             found[name] = by_id[id(empty)]
     return found
-
-
-def _first_names(program: Program) -> dict[str, str]:
-    first: dict[int, str] = {}
-    found = {name: first.setdefault(id(empty), name) for name, empty in named_tensors(program.module).items()}
-    return {name: known for name, known in found.items() if known != name}
 
 
 def _copy_graphs(program: Program, tensors: Mapping[str, Tensor]) -> tuple[fx.GraphModule, fx.Graph | None]:

@@ -1,0 +1,62 @@
+"""Scores of channels, and the choice of those that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fxprune.channels.groups import ChannelGroup, Couplings
+from fxprune.channels.layers import Labels
+from fxprune.channels.solve import Ints
+
+Scores = NDArray[np.float64]
+
+
+def losing(couplings: Couplings, kept: Mapping[int, Ints]) -> dict[int, Ints]:
+    """Only groups that lose at least one channel (rows may have rounded a request up to all of them)."""
+    return {index: positions for index, positions in kept.items() if len(positions) < couplings.groups[index].width}
+
+
+def strongest(group: ChannelGroup, count: int, scores: Scores) -> Ints:
+    """Positions of `count` channels with the highest scores, equally many of each row, in ascending order.
+
+    Ties go to the lowest index. With several rows the count is rounded up to a multiple of them.
+    """
+    per_row = max(1, -(-count // group.row_count))
+    order = np.lexsort((np.arange(group.width), -scores, group.rows))  # by row, best first
+    rank = np.empty(group.width, dtype=np.int64)
+    starts = np.searchsorted(group.rows[order], np.arange(group.row_count))
+    rank[order] = np.arange(group.width) - starts[group.rows[order]]
+    return np.flatnonzero(rank < per_row)
+
+
+def channel_scores(couplings: Couplings, values: Iterable[tuple[str, Tensor]]) -> Scores:
+    """Sum of `values` (masks or |w|, shaped as their weights) over each component's output entries, one number a root."""
+    outputs = {producer.weight: producer.outputs for producer in couplings.analysis.producers}
+    scores = np.zeros(couplings.analysis.atoms.total)
+    for name, value in values:
+        atoms, sums = _output_sums(couplings, name, outputs[name], value)
+        np.add.at(scores, couplings.components.root[atoms], sums)
+    return scores
+
+
+def _output_sums(couplings: Couplings, name: str, outputs: Tensor, value: Tensor) -> tuple[Ints, Scores]:
+    """Atoms of a weight's output channels and the sum of `value` over each."""
+    labels = couplings.analysis.parameter_labels[name]
+    layer = _output_layer(couplings, labels, outputs)
+    dims = [dim for dim, size in enumerate(layer.shape) if size == 1]
+    sums = value.sum(dims, keepdim=True, dtype=torch.float64) if dims else value.to(torch.float64)
+    return layer.reshape(-1).numpy(), sums.reshape(-1).numpy()
+
+
+def _output_layer(couplings: Couplings, labels: Labels, outputs: Tensor) -> Tensor:
+    """The layer of the weight whose components are those of its outputs."""
+    wanted = set(couplings.components.root[outputs.numpy()].tolist())
+    for layer in labels.layers:
+        if set(couplings.components.root[layer.reshape(-1).numpy()].tolist()) == wanted:
+            return layer
+    return labels.layers[0]

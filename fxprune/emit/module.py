@@ -1,0 +1,107 @@
+"""Program -> a trainable torch module: real parameters, masks as parametrisations, one graph for each mode."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from fxprune.facts import WeightMasks
+from fxprune.program import Program, adopt, materialise
+
+
+class WeightMask(nn.Module):
+    """Parametrisation that multiplies a weight by a 0/1 mask of its shape, so that no optimiser can revive a masked weight."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+class CompiledModule(fx.GraphModule):
+    """A compiled network. Where the user's network runs different graphs in training and inference, train() and eval() choose."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, train_graph: fx.Graph | None, class_name: str) -> None:
+        super().__init__(root, graph, class_name=class_name)
+        if train_graph is not None:
+            adopt(self, root, train_graph)
+        self._graphs = {False: self.graph, True: self.graph if train_graph is None else train_graph}
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        wanted = self._graphs[mode]
+        if wanted is not self.graph:
+            self.graph = wanted
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
+        twin: CompiledModule = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        nn.Module.__init__(twin)
+        state = {name: value for name, value in vars(self).items() if name not in ("_graph", "_graphs")}
+        twin.__dict__.update(copy.deepcopy(state, memo))
+        evaluate = copy.deepcopy(self._graphs[False])
+        train = evaluate if self._graphs[True] is self._graphs[False] else copy.deepcopy(self._graphs[True])
+        twin.__dict__["_graphs"] = {False: evaluate, True: train}
+        twin.graph = twin._graphs[self.graph is self._graphs[True]]
+        return twin
+
+
+def build_module(program: Program, *, bake: bool = False) -> CompiledModule:
+    """The network of a program with its own copies of all numbers, in train mode, names as in the user's model.
+
+    bake   multiply masks into the weights instead of parametrising them (for export)
+    """
+    masks = program.facts[WeightMasks].masks if WeightMasks in program.facts else {}
+    tensors = {name: _own(tensor) for name, tensor in program.tensors.items()}
+    root = materialise(program.module, tensors)
+    train_graph = None if program.train_graph is None else copy.deepcopy(program.train_graph)
+    name = type(program.module).__name__.removesuffix("Impl")
+    compiled = CompiledModule(root, copy.deepcopy(program.module.graph), train_graph, name)
+    for weight, mask in masks.items():
+        _apply_mask(compiled, weight, mask, bake)
+    return compiled.eval() if bake else compiled.train()
+
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A contiguous copy, so that training the result leaves the user's model alone."""
+    copied = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(copied, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
+
+
+def _apply_mask(module: nn.Module, weight: str, mask: Tensor, bake: bool) -> None:
+    path, _, leaf = weight.rpartition(".")
+    owner = module.get_submodule(path)
+    with torch.no_grad():
+        getattr(owner, leaf).mul_(mask)
+    if not bake:
+        parametrize.register_parametrization(owner, leaf, WeightMask(mask.clone()), unsafe=True)
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """State of a compiled module under the user's own names: effective weights, and each mask as `<weight>_mask`."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        if ".parametrizations." not in name:
+            state[name] = tensor
+            continue
+        path, _, rest = name.partition(".parametrizations.")
+        leaf, _, part = rest.partition(".")
+        if part == "original":
+            state[f"{path}.{leaf}"] = getattr(module.get_submodule(path), leaf).detach()
+        else:
+            state[f"{path}.{leaf}_mask"] = tensor
+    return state

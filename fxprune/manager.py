@@ -1,0 +1,80 @@
+"""PassManager: run each pass, verify what it left, tell the observers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from fxprune.errors import FxpruneError, PassError
+from fxprune.facts import WeightMasks
+from fxprune.program import Program, named_tensors
+
+
+class Pass(Protocol):
+    """One step: a frozen dataclass whose fields are its options. `requires` lists the facts it reads."""
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[type, ...]]
+
+    def run(self, program: Program) -> Program: ...
+
+
+Observer = Callable[[str, Program, float], None]  # pass name, program after it, seconds it took
+
+
+@dataclass
+class PassManager:
+    """Runs passes in order. `seconds` collects how long each took."""
+
+    passes: Sequence[Pass]
+    observers: Sequence[Observer] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, program: Program) -> Program:
+        """The program after all passes. Raises PassError naming the pass and the ones before it."""
+        done: list[str] = []
+        for step in self.passes:
+            start = time.perf_counter()
+            program = self._run_one(step, program, done)
+            self.seconds[step.name] = self.seconds.get(step.name, 0.0) + time.perf_counter() - start
+            done.append(step.name)
+            for observer in self.observers:
+                observer(step.name, program, self.seconds[step.name])
+        return program
+
+    def _run_one(self, step: Pass, program: Program, done: list[str]) -> Program:
+        where = f"pass '{step.name}' (after {', '.join(done) or 'capture'})"
+        missing = [fact.__name__ for fact in step.requires if fact not in program.facts]
+        if missing:
+            raise PassError(f"{where} needs {', '.join(missing)}, which no earlier pass has stated")
+        try:
+            program = step.run(program)
+        except FxpruneError:
+            raise
+        except Exception as error:
+            raise PassError(f"{where} failed: {type(error).__name__}: {error}") from error
+        fault = inconsistency(program)
+        if fault:
+            raise PassError(f"{where} left the program inconsistent: {fault}")
+        return program
+
+
+def inconsistency(program: Program) -> str:
+    """What does not fit together in a program; empty when all does. Costs no run of the network."""
+    skeleton = named_tensors(program.module)
+    for name, empty in skeleton.items():
+        if name not in program.tensors:
+            return f"{name} has no numbers"
+        if program.tensors[name].shape != empty.shape:
+            return f"{name} has shape {tuple(program.tensors[name].shape)}, its module says {tuple(empty.shape)}"
+        if empty.device.type != "meta":
+            return f"{name} holds numbers inside the graph module"
+    known = program.facts.get(WeightMasks)
+    for name, mask in known.masks.items() if known else ():
+        if name not in skeleton or mask.shape != skeleton[name].shape:
+            return f"the mask of {name} does not fit its weight"
+    for _, graph in program.graphs():
+        graph.lint()
+    return ""

@@ -1,0 +1,21 @@
+"""Magnitude: a small weight matters little (Han et al. 2015; at initialisation, Frankle et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fxprune.program import Program
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """score = |w|"""
+
+    name: ClassVar[str] = "magnitude"
+
+    def scores(self, program: Program, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, program.tensors[name].detach().abs().float()) for name in names)

@@ -1,0 +1,73 @@
+"""mask: weights -> WeightMasks with exactly round(sparsity * n) zeros, chosen globally."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fxprune.facts import Prunable, WeightMasks
+from fxprune.program import Program
+from fxprune.saliency import Criterion
+
+_HALF = 16  # a non-negative float32 ranks like its bits; the upper half sorts scores into 2**16 buckets
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Before: Prunable. After: WeightMasks over the same weights (reference: system A, magnitude pruning).
+
+    sparsity   fraction of weights to zero, over all weights together
+    criterion  what scores them; the lowest go. Among equal scores those at the lowest positions stay
+
+    No vector of all weights is built: one walk over the layers counts scores by bucket, a second one masks everything outside the bucket
+    that holds the threshold and collects what is in it.
+    """
+
+    sparsity: float
+    criterion: Criterion
+    name: ClassVar[str] = "mask"
+    requires: ClassVar[tuple[type, ...]] = (Prunable,)
+
+    def run(self, program: Program) -> Program:
+        names = list(program.fact(Prunable).kinds)
+        total = sum(program.module.get_parameter(name).numel() for name in names)
+        return program.with_facts(WeightMasks(self._masks(program, names, round(self.sparsity * total))))
+
+    def _masks(self, program: Program, names: Sequence[str], zeros: int) -> dict[str, Tensor]:
+        bucket, below = self._bucket(program, names, zeros)
+        masks: dict[str, Tensor] = {}
+        inside: list[tuple[str, Tensor, Tensor]] = []
+        for name, score in self.criterion.scores(program, names):
+            upper = _bits(score) >> _HALF
+            masks[name] = (upper > bucket).reshape(score.shape)
+            places = (upper.reshape(-1) == bucket).nonzero().reshape(-1)
+            inside.append((name, places, score.reshape(-1)[places]))
+        self._settle(masks, inside, zeros - below)
+        return masks
+
+    def _bucket(self, program: Program, names: Sequence[str], zeros: int) -> tuple[int, int]:
+        """The bucket in which the last zero falls, and how many scores lie below it."""
+        counts = torch.zeros(1 << _HALF, dtype=torch.int64)
+        for _, score in self.criterion.scores(program, names):
+            counts += torch.bincount((_bits(score) >> _HALF).reshape(-1), minlength=1 << _HALF)
+        upto = counts.cumsum(0)
+        bucket = min(int(torch.searchsorted(upto, zeros)), (1 << _HALF) - 1)
+        return bucket, int(upto[bucket] - counts[bucket])
+
+    def _settle(self, masks: dict[str, Tensor], inside: list[tuple[str, Tensor, Tensor]], zeros: int) -> None:
+        """Inside the bucket the `zeros` lowest scores go, of equal ones the last in order."""
+        scores = torch.cat([score for _, _, score in inside])
+        order = torch.argsort(scores.flip(0), stable=True)
+        keep = torch.ones(len(scores), dtype=torch.bool)
+        keep[len(scores) - 1 - order[:zeros]] = False
+        for (name, places, score), kept in zip(inside, keep.split([len(one[1]) for one in inside]), strict=True):
+            assert len(score) == len(kept)
+            masks[name].reshape(-1)[places] = kept
+
+
+def _bits(score: Tensor) -> Tensor:
+    return score.contiguous().view(torch.int32)

@@ -1,0 +1,101 @@
+"""shrink: WidthPlan -> a smaller program, proved to compute what the dense one computes with the removed channels zeroed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fxprune.channels.groups import Couplings
+from fxprune.channels.rewrite import Rewritten
+from fxprune.channels.solve import Ints
+from fxprune.facts import Ranking, Repairs, SensitivityReport, Shrunk, WeightMasks, WidthPlan
+from fxprune.program import Program
+from fxprune.verify import rewrite_and_prove
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Before: WidthPlan (and WeightMasks, SensitivityReport where there are masks). After: the cut graph; Shrunk, WeightMasks, Repairs.
+
+    Resilient layers that were cut become dense. All other masks are sliced with their weights and kept alive: a row that slicing has
+    emptied gets its largest weight back, a linear layer that lost inputs becomes dense (no class may lose all it sees).
+
+    proof   compare outputs in float64 (structure is always checked)
+    retry   leave groups alone that the check refuses; False raises ProofError instead
+    """
+
+    proof: bool = True
+    retry: bool = True
+    seed: int = 0
+    name: ClassVar[str] = "shrink"
+    requires: ClassVar[tuple[type, ...]] = (Couplings, WidthPlan, Ranking)
+
+    def run(self, program: Program) -> Program:
+        couplings = program.fact(Couplings)
+        planned = program.fact(WidthPlan).kept
+        proved = rewrite_and_prove(
+            program, couplings, planned, numbers=self.proof, retry=self.retry, seed=self.seed
+        )
+        result = proved.result
+        masks, repairs = _Masks(program, couplings, result, proved.kept).cut()
+        groups = couplings.groups
+        shrunk = Shrunk(
+            kept=result.kept,
+            kept_per_group=result.kept_per_group,
+            widths={index: (groups[index].width, len(kept)) for index, kept in proved.kept.items()},
+            refused=proved.refused,
+            error=proved.verdict.error if self.proof else None,
+            dense=frozenset(_masks_of(program)) - frozenset(masks),
+        )
+        return result.program.with_facts(shrunk, WeightMasks(masks), repairs, program.fact(Ranking))
+
+
+def _masks_of(program: Program) -> Mapping[str, Tensor]:
+    known = program.facts.get(WeightMasks)
+    return known.masks if known else {}
+
+
+class _Masks:
+    """Masks of the dense program on their way to the cut one."""
+
+    def __init__(self, program: Program, couplings: Couplings, result: Rewritten, kept: Mapping[int, Ints]) -> None:
+        self.masks = _masks_of(program)
+        known = program.facts.get(SensitivityReport)
+        self.resilient = known.resilient if known else {}
+        self.result = result
+        self.labels = couplings.analysis.parameter_labels
+        self.outputs = {name for index in kept for name in couplings.groups[index].producers}
+        self.linear = {one.weight for one in couplings.analysis.producers if one.kind == "linear"}
+
+    def cut(self) -> tuple[dict[str, Tensor], Repairs]:
+        masks: dict[str, Tensor] = {}
+        rows: dict[str, int] = {}
+        densified = []
+        for name, mask in self.masks.items():
+            if name in self.outputs and self.resilient.get(name, False):
+                continue
+            if name in self.linear and 1 in self.result.kept.get(name, {}):
+                densified.append(name)
+                continue
+            masks[name] = self.result.cut.slice(self.labels[name], mask)
+            revived = self._revive(name, masks[name])
+            if revived is not None:
+                masks[name], rows[name] = revived
+        return masks, Repairs(rows, tuple(densified))
+
+    def _revive(self, name: str, mask: Tensor) -> tuple[Tensor, int] | None:
+        """The mask with the largest weight of each empty row restored, and how many rows that were; None if none was."""
+        empty = ~mask.reshape(mask.shape[0], -1).any(dim=1)
+        count = int(empty.sum())
+        if not count:
+            return None
+        weight = self.result.program.tensors[name].detach()[empty]
+        revived = mask.clone()
+        best = weight.abs().reshape(count, -1).argmax(dim=1)
+        fresh = revived[empty].reshape(count, -1)
+        fresh[range(count), best] = True
+        revived[empty] = fresh.reshape(weight.shape)
+        return revived, count
