@@ -77,7 +77,7 @@ class Recipe:
             "options": self.options,
             "versions": self.versions,
         }
-        return json.dumps(content, indent=1, sort_keys=True)
+        return json.dumps(content, sort_keys=True)
 
 
 def _plain(indices: Indices) -> dict[str, dict[str, Any]]:

@@ -71,8 +71,8 @@ def _without_pixels(ctx: Context, labels: Labels) -> Labels:
 
 def _kernel(ctx: Context, weight: Tensor, groups: int) -> Kernel:
     name = ctx.untouched(weight)
-    if name is not None and groups > 1:
-        return _fresh_grouped(ctx, name, weight, groups)
+    if name is not None:
+        return _fresh(ctx, name, weight, groups)
     labels = ctx.fold_all(ctx.of(weight), range(2, weight.ndim))
     rows, columns = [], []
     for layer in labels.layers:
@@ -93,18 +93,21 @@ def _columns_of(ctx: Context, layer: Tensor, weight: Tensor, groups: int) -> Ten
     return first.reshape(-1)
 
 
-def _fresh_grouped(ctx: Context, name: str, weight: Tensor, groups: int) -> Kernel:
-    """First sight of a grouped weight: each conv group reads channels of its own, so each gets columns of its own."""
+def _fresh(ctx: Context, name: str, weight: Tensor, groups: int) -> Kernel:
+    """First sight of a weight: atoms for rows and columns, none for places in the window. Each conv group reads channels of its own."""
     count, width = weight.shape[0], weight.shape[1]
-    rows = ctx.atoms.fresh(name, 0, count)
-    layers = [along(rows, 0, weight.ndim)]
+    own_columns = width > 1 and count // groups > 1 if groups > 1 else width > 1
+    layers: list[Tensor] = []
+    rows: tuple[Tensor, ...] = ()
     columns: tuple[Tensor, ...] = ()
-    if (width > 1 and count // groups > 1) or (ctx.mode, ctx.node) in ctx.force_crossed:
-        atoms = ctx.atoms.fresh(name, 1, width * groups)
-        columns = (atoms,)
-        layers.append(_joint(atoms, weight, groups))
+    if count > 1:
+        rows = (ctx.atoms.fresh(name, 0, count),)
+        layers.append(along(rows[0], 0, weight.ndim))
+    if own_columns or (ctx.mode, ctx.node) in ctx.force_crossed:
+        columns = (ctx.atoms.fresh(name, 1, width * groups),)
+        layers.append(_joint(columns[0], weight, groups) if groups > 1 else along(columns[0], 1, weight.ndim))
     ctx.begin_with(weight, name, tuple(layers))
-    return Kernel(weight, groups, (rows,), columns, name)
+    return Kernel(weight, groups, rows, columns, name)
 
 
 def _joint(columns: Tensor, weight: Tensor, groups: int) -> Tensor:

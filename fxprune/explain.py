@@ -1,0 +1,92 @@
+"""explain(): which channels hang together in a network, what cannot be cut, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import fx, nn
+
+from fxprune.capture.inputs import choose_inputs
+from fxprune.capture.module import capture
+from fxprune.channels.atoms import Site
+from fxprune.channels.engine import analyse
+from fxprune.channels.graph import coupled_with, coupling_graph
+from fxprune.channels.groups import ChannelGroup, Couplings, Member, couple
+from fxprune.program import Program, skeleton_of
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Answers about one network. `sources` maps node names to the user's line ("file:line: code") where it is known."""
+
+    program: Program
+    couplings: Couplings
+    sources: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        return self.couplings.groups
+
+    @cached_property
+    def graph(self) -> nx.Graph:
+        """The coupling graph, see `fxprune.channels.graph`."""
+        return coupling_graph(self.couplings)
+
+    def coupled_with(self, layer: str) -> list[tuple[ChannelGroup, list[Member]]]:
+        """What else loses channels when this layer (or parameter) does."""
+        return coupled_with(self.couplings, layer)
+
+    def source_of(self, site: Site) -> str:
+        """The user's source line behind a decision, or an empty text."""
+        return self.sources.get(site.node, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"notes": list(self.notes), "groups": [self._group_dict(group) for group in self.groups]}
+
+    def _group_dict(self, group: ChannelGroup) -> dict[str, Any]:
+        return {
+            "index": group.index,
+            "width": group.width,
+            "rows": group.row_count,
+            "members": [str(member) for member in group.members],
+            "producers": list(group.producers),
+            "prunable": group.prunable,
+            "frozen": str(group.frozen) if group.frozen else None,
+            "frozen_at": self.source_of(group.frozen) if group.frozen else None,
+            "approximate": str(group.approximate) if group.approximate else None,
+        }
+
+
+def explain(model: nn.Module, example_inputs: Any = None, *, approximate: str = "cut") -> Explanation:
+    """Analyse a network without changing it. Arguments as for `compile`; raises CaptureError."""
+    notes: tuple[str, ...] = ()
+    if example_inputs is None:
+        skeleton, _ = skeleton_of(model)
+        example_inputs, note = choose_inputs(skeleton, None)
+        notes = (note,)
+    program = capture(model, example_inputs, record_sources=True)
+    couplings = couple(analyse(program, approximate=approximate))
+    sources = {node.name: _last_line(node) for _, graph in program.graphs() for node in graph.nodes}
+    return Explanation(program, couplings, sources, (*notes, *program.notes))
+
+
+def _last_line(node: fx.Node) -> str:
+    """The innermost frame outside PyTorch and fxprune that made this node."""
+    frames = [line.strip() for line in (node.stack_trace or "").splitlines()]
+    ours = tuple(f'File "{Path(package).parent}' for package in (torch.__file__, __file__))
+    places = [n for n, line in enumerate(frames) if line.startswith('File "') and not line.startswith(ours)]
+    if not places:
+        return ""
+    position = places[-1]
+    file, _, rest = frames[position].removeprefix('File "').partition('", line ')
+    number = rest.split(",")[0]
+    code = frames[position + 1] if position + 1 < len(frames) else ""
+    return f"{file}:{number}: {code}"
