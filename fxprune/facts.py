@@ -85,6 +85,7 @@ class Shrunk:
     widths          group index -> (width before, width after)
     refused         group index -> what the proof found wrong with cutting it
     error           largest relative difference found by the proof, None when it was skipped
+    signal          how much the compared outputs depended on the input, relative to their size; None when it was skipped
     dense           weights that lost their mask because their layer was shrunk
     """
 
@@ -93,6 +94,7 @@ class Shrunk:
     widths: Mapping[int, tuple[int, int]]
     refused: Mapping[int, str]
     error: float | None
+    signal: float | None
     dense: frozenset[str]
 
 

@@ -43,6 +43,7 @@ class Report:
     achieved_sparsity     zeros among the weights that were ranked, over all weights the dense network had there (removed ones count
                           as zeros); None without a mask
     proof_error           largest relative difference between the cut network and the dense one with channels zeroed; None if skipped
+    proof_signal          how much the compared outputs depended on the input, relative to their size
     """
 
     asked: Mapping[str, Any]
@@ -55,6 +56,7 @@ class Report:
     repaired_rows: Mapping[str, int]
     densified: tuple[str, ...]
     proof_error: float | None
+    proof_signal: float | None
     refused: Mapping[int, str]
     front_end: str
     notes: tuple[str, ...]

@@ -48,6 +48,7 @@ class Shrink:
             widths={index: (groups[index].width, len(kept)) for index, kept in proved.kept.items()},
             refused=proved.refused,
             error=proved.verdict.error if self.proof else None,
+            signal=proved.verdict.signal if self.proof else None,
             dense=frozenset(_masks_of(program)) - frozenset(masks),
         )
         return result.program.with_facts(shrunk, WeightMasks(masks), repairs, program.fact(Ranking))

@@ -120,8 +120,14 @@ class _Table:
             if axis.kind == "parameter":
                 owner[axis.start : axis.start + axis.count] = number
         owned = np.flatnonzero(owner >= 0)
-        pairs = np.unique(np.stack([components.root[owned], owner[owned]], axis=1), axis=0)
+        pairs = _unique_pairs(components.root[owned], owner[owned], len(axes))
         return _Table(axes, pairs, _number_groups(pairs, components, len(axes), total))
+
+
+def _unique_pairs(first: Ints, second: Ints, bound: int) -> Ints:
+    """Distinct (first, second) rows in ascending order; `second` lies below `bound`."""
+    keys = np.unique(first * max(bound, 1) + second)
+    return np.stack(np.divmod(keys, max(bound, 1)), axis=1)
 
 
 def _number_groups(pairs: Ints, components: Components, axis_count: int, total: int) -> Ints:
@@ -131,12 +137,16 @@ def _number_groups(pairs: Ints, components: Components, axis_count: int, total: 
     with np.errstate(over="ignore"):
         np.add.at(sums, pairs[:, 0], words[pairs[:, 1]])
     roots = np.unique(pairs[:, 0])
-    stuck = (components.stuck[roots] != FREE).astype(np.int64)
-    keys = np.column_stack([sums[roots], stuck])
-    _, first, number = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(np.argsort(first))  # groups in the order in which the network meets them
+    columns = (*sums[roots].T, components.stuck[roots] != FREE)
+    order = np.lexsort(columns)
+    starts = np.zeros(len(roots), dtype=np.bool_)
+    for column in columns:
+        starts[1:] |= column[order][1:] != column[order][:-1]
+    alike = np.empty(len(roots), dtype=np.int64)
+    alike[order] = np.cumsum(starts)
+    _, first, number = np.unique(alike, return_index=True, return_inverse=True)
     group_of_root = np.full(total, -1, dtype=np.int64)
-    group_of_root[roots] = order[number.reshape(-1)]
+    group_of_root[roots] = np.argsort(np.argsort(first))[number]  # in the order in which the network meets them
     return group_of_root
 
 
@@ -185,9 +195,10 @@ def _groups(
     members = _members(table)
     producers = _producers(analysis, components, table)
     inexact = _flags(analysis, components)
+    by_group = roots[np.argsort(numbers, kind="stable")]
     found = []
     for number, start, stop in _runs(numbers):
-        own = np.sort(roots[np.argsort(numbers, kind="stable")][start:stop])
+        own = by_group[start:stop]
         stuck = components.stuck[own].min()
         flagged = inexact[own].min()
         found.append(
@@ -211,7 +222,7 @@ def _runs(numbers: Ints) -> list[tuple[int, int, int]]:
 
 
 def _members(table: _Table) -> dict[int, tuple[Member, ...]]:
-    pairs = np.unique(np.stack([table.group_of_root[table.pairs[:, 0]], table.pairs[:, 1]], axis=1), axis=0)
+    pairs = _unique_pairs(table.group_of_root[table.pairs[:, 0]], table.pairs[:, 1], len(table.axes))
     members: dict[int, list[Member]] = {}
     for number, axis in pairs.tolist():
         members.setdefault(number, []).append(Member(table.axes[axis].name, table.axes[axis].dim))
