@@ -1,4 +1,6 @@
-"""fxprune: a graph-rewriting compiler over torch.fx that makes convolutional networks small, and proves that it did so exactly."""
+"""fxprune: a graph-rewriting compiler over torch.fx that makes convolutional networks small, and proves that it did
+so exactly.
+"""
 
 from fxprune.errors import FxpruneError
 from fxprune.explain import Explanation, explain

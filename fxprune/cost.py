@@ -16,7 +16,8 @@ from fxprune.program import Program, named_tensors
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters counted once when tied; nonzeros of them under their masks; macs of convolutions and linear layers for one
+    """parameters counted once when tied; nonzeros of them under their masks; macs of convolutions and linear layers
+    for one
     example; bytes of the state dict's tensors (parameters and buffers)."""
 
     parameters: int
@@ -29,11 +30,13 @@ class Cost:
 
 
 def cost(program: Program) -> Cost:
-    """Cost of a program, from shapes and masks alone. MACs = FLOPs / 2 of torch.utils.flop_counter, divided by the batch."""
+    """Cost of a program, from shapes and masks alone. MACs = FLOPs / 2 of torch.utils.flop_counter, divided by the
+    batch.
+    """
     parameters = {id(one): one.numel() for one in program.module.parameters()}
     total = sum(parameters.values())
     masks = program.facts[WeightMasks].masks if WeightMasks in program.facts else {}
-    zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
+    zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks.values())
     held = {id(one): one.numel() * one.element_size() for one in named_tensors(program.module).values()}
     return Cost(total, total - zeros, macs(program), sum(held.values()))
 
@@ -46,4 +49,4 @@ def macs(program: Program) -> int:
     program.module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         fx.Interpreter(program.module).run(*values)
-    return counter.get_total_flops() // 2 // max(batch, 1)
+    return int(counter.get_total_flops()) // 2 // max(batch, 1)

@@ -1,4 +1,6 @@
-"""Seeded draws, layer by layer. A layer's numbers depend on the seed, the purpose and its name only, never on its neighbours."""
+"""Seeded draws, layer by layer. A layer's numbers depend on the seed, the purpose and its name only, never on its
+neighbours.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def fan_in(shape: torch.Size) -> int:
 
 
 def kaiming_normal(shape: torch.Size, source: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal with standard deviation sqrt(2 / fan_in) (He et al. 2015), fan_in of the given shape, masks not considered."""
+    """Normal with standard deviation sqrt(2 / fan_in) (He et al. 2015), fan_in of the given shape, masks not
+    considered.
+    """
     drawn = torch.empty(shape, dtype=torch.float32).normal_(0.0, math.sqrt(2.0 / fan_in(shape)), generator=source)
     return drawn.to(dtype)
 
@@ -36,8 +40,8 @@ def default_bias(shape: torch.Size, inputs: int, source: torch.Generator, dtype:
 class DrawnTensors(Mapping[str, Tensor]):
     """Tensors of a network some of whose weights are drawn afresh each time they are asked for.
 
-    A big network's fresh weights are needed a few times, one layer at a time; they are never all in memory. Asking twice gives the same
-    numbers.
+    A big network's fresh weights are needed a few times, one layer at a time; they are never all in memory. Asking
+    twice gives the same numbers.
     """
 
     def __init__(self, base: Mapping[str, Tensor], drawn: frozenset[str], seed: int) -> None:

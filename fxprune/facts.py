@@ -85,7 +85,8 @@ class Shrunk:
     widths          group index -> (width before, width after)
     refused         group index -> what the proof found wrong with cutting it
     error           largest relative difference found by the proof, None when it was skipped
-    signal          how much the compared outputs depended on the input, relative to their size; None when it was skipped
+    signal          how much the compared outputs depended on the input, relative to their size; None when it was
+                    skipped
     dense           weights that lost their mask because their layer was shrunk
     """
 
@@ -100,7 +101,9 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Repairs:
-    """What was done to keep the network alive: rows that got their largest weight back, and layers that became dense."""
+    """What was done to keep the network alive: rows that got their largest weight back, and layers that became
+    dense.
+    """
 
     rows: Mapping[str, int]
     densified: tuple[str, ...]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+from fxprune.drawing import DrawnTensors
 from fxprune.errors import FxpruneError, PassError
 from fxprune.facts import WeightMasks
 from fxprune.program import Program, named_tensors
@@ -64,11 +65,12 @@ class PassManager:
 def inconsistency(program: Program) -> str:
     """What does not fit together in a program; empty when all does. Costs no run of the network."""
     skeleton = named_tensors(program.module)
+    held = program.tensors.base if isinstance(program.tensors, DrawnTensors) else program.tensors  # nothing is drawn
     for name, empty in skeleton.items():
-        if name not in program.tensors:
+        if name not in held:
             return f"{name} has no numbers"
-        if program.tensors[name].shape != empty.shape:
-            return f"{name} has shape {tuple(program.tensors[name].shape)}, its module says {tuple(empty.shape)}"
+        if held[name].shape != empty.shape:
+            return f"{name} has shape {tuple(held[name].shape)}, its module says {tuple(empty.shape)}"
         if empty.device.type != "meta":
             return f"{name} holds numbers inside the graph module"
     known = program.facts.get(WeightMasks)

@@ -61,9 +61,11 @@ class Options:
         if (self.sparsity is None) == (self.keep_rate is None):
             raise OptionError("give exactly one of sparsity and keep_rate")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise OptionError(f"sparsity is the fraction of weights to remove, from 0 to below 1, not {self.sparsity}")
+            raise OptionError(f"sparsity is the fraction of weights to remove, 0 to below 1, not {self.sparsity}")
         if self.keep_rate is not None and not 0 < self.keep_rate <= 1:
-            raise OptionError(f"keep_rate is the fraction of channels to keep, above 0 and up to 1, not {self.keep_rate}")
+            raise OptionError(
+                f"keep_rate is the fraction of channels to keep, above 0 and up to 1, not {self.keep_rate}"
+            )
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"seed must lie between 0 and 2**32 - 1, not {self.seed}")
         if self.approximate not in (None, "cut", "freeze"):
@@ -174,17 +176,21 @@ def compile(
     """Make a network smaller and prove that it was done exactly. The model is left as it was.
 
     model           any traceable nn.Module
-    example_inputs  a tensor, a tuple of positional or a dict of keyword arguments; None: guessed from the first convolution
+    example_inputs  a tensor, a tuple of positional or a dict of keyword arguments; None: guessed from the first
+                    convolution
     sparsity        fraction of weights to mask before deciding widths (system A: pruning at initialisation)
     keep_rate       instead: the fraction of channels that every group keeps
     select          with keep_rate, which channels stay: "saliency", "random" or "first"
     criterion       what ranks weights: "magnitude" or "random"
-    policy          which layers are shrunk: "reconvene" (S_l >= S_avg), "all" (SPaI), "none" (UPaI), "inverted", "random"
+    policy          which layers are shrunk: "reconvene" (S_l >= S_avg), "all" (SPaI), "none" (UPaI), "inverted",
+                    "random"
     coupling        width of coupled layers: "max" of their requests, "keep" all channels, "min"
     average         what S_avg runs over: "prunable", "conv", "all-params", "layer-mean"
-    init            "auto": weights that look untrained are drawn (Kaiming) before ranking; "kaiming": always; "keep": never
+    init            "auto": weights that look untrained are drawn (Kaiming) before ranking; "kaiming": always;
+                    "keep": never
     keep_weights    keep the surviving weights instead of drawing fresh ones
-    approximate     channels behind a normalisation over channels: "cut" (default when weights are drawn anew) or "freeze"
+    approximate     channels behind a normalisation over channels: "cut" (default when weights are drawn anew) or
+                    "freeze"
     proof           run dense and cut network in float64 and compare
     retry           leave groups alone that the proof refuses; False: raise ProofError instead
     only, ignore    shell patterns of module names to take part or stay out
@@ -216,17 +222,23 @@ def _run(program: Program, options: Options, manager: PassManager, notes: tuple[
 
     manager.observers = (*manager.observers, remember)
     small = manager.run(program)
-    return Compiled(small, _report(dense[-1], small, options, manager.seconds, notes), _recipe(dense[-1], small, options))
+    return Compiled(
+        small, _report(dense[-1], small, options, manager.seconds, notes), _recipe(dense[-1], small, options)
+    )
 
 
-def _report(dense: Program, small: Program, options: Options, seconds: dict[str, float], notes: tuple[str, ...]) -> Report:
+def _report(
+    dense: Program, small: Program, options: Options, seconds: dict[str, float], notes: tuple[str, ...]
+) -> Report:
     shrunk, repairs = small.fact(Shrunk), small.fact(Repairs)
     couplings = dense.fact(Couplings)
     average = dense.facts.get(SparsityReport)
     achieved = achieved_sparsity(dense, small)
     ranking = small.fact(Ranking)
     if ranking.trained and not options.keep_weights:
-        notes += ("the given weights look trained; they decided what stays and were then drawn anew (keep_weights keeps them)",)
+        notes += (
+            "the given weights look trained: they decided what stays, then were drawn anew (keep_weights keeps them)",
+        )
     if not shrunk.widths:
         notes += ("no channel was removed: no layer is resilient at this setting",)
     return Report(
@@ -283,5 +295,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
-
-

@@ -1,4 +1,6 @@
-"""Program -> text: one line a node, then what the passes have found out. For tests, --print-passes and error messages."""
+"""Program -> text: one line a node, then what the passes have found out. For tests, --print-passes and error
+messages.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,8 @@ def _fact_lines(program: Program) -> Iterator[str]:
         resilient = facts[SensitivityReport].resilient if SensitivityReport in facts else {}
         words = {True: " resilient", False: " sensitive", None: ""}
         yield from (
-            f"  {name}: {share.zeros}/{share.total}{words[resilient.get(name)]}" for name, share in report.layers.items()
+            f"  {name}: {share.zeros}/{share.total}{words[resilient.get(name)]}"
+            for name, share in report.layers.items()
         )
     if WidthPlan in facts:
         for index, kept in facts[WidthPlan].kept.items():
@@ -115,4 +118,4 @@ def _fact_lines(program: Program) -> Iterator[str]:
             yield f"shrunk: group {index} from {before} to {after}"
     if WeightMasks in facts:
         for name, mask in facts[WeightMasks].masks.items():
-            yield f"mask: {name} keeps {int(mask.sum())} of {mask.numel()}"
+            yield f"mask: {name} keeps {int(mask.count_nonzero())} of {mask.numel()}"

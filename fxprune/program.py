@@ -1,7 +1,7 @@
 """Program: what the compiler works on. A graph, its weights, the inputs it was captured with, and facts about it.
 
-The graph's modules are a *skeleton*: all their parameters and buffers live on the meta device and carry shapes only. The
-numbers are in `Program.tensors`, keyed by qualified name and shared with the user's model, never copied. Analysis
+The graph's modules are a *skeleton*: all their parameters and buffers live on the meta device and carry shapes only.
+The numbers are in `Program.tensors`, keyed by qualified name and shared with the user's model, never copied. Analysis
 therefore cannot touch a real weight by accident, and copying a program costs what its graph costs.
 """
 

@@ -22,9 +22,11 @@ Indices = Mapping[str, Mapping[int, Any]]
 class Recipe:
     """Decisions of one compilation.
 
-    kept            parameter or buffer name -> dimension -> surviving original indices, for everything that lost channels
+    kept            parameter or buffer name -> dimension -> surviving original indices, for everything that lost
+                    channels
     kept_per_group  the same for grouped convolutions whose conv groups lost different positions: one list a conv group
-    numbers         module name -> attribute -> value, for numbers that cannot be read off the shapes (groups, num_groups)
+    numbers         module name -> attribute -> value, for numbers that cannot be read off the shapes (groups,
+                    num_groups)
     options         what was asked: sparsity or keep_rate, criterion, policy, coupling, seed, ...
     versions        of fxprune and torch
     """
@@ -36,9 +38,11 @@ class Recipe:
     versions: Mapping[str, str]
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """A copy of the user's own network with the same channels removed; weights that survive are kept, masks are not applied.
+        """A copy of the user's own network with the same channels removed; weights that survive are kept, masks are
+        not applied.
 
-        Works where the network's forward holds no width in its source. Raises RewriteError when names or sizes do not fit.
+        Works where the network's forward holds no width in its source. Raises RewriteError when names or sizes do
+        not fit.
         """
         tensors = named_tensors(model)
         missing = [name for name in (*self.kept, *self.kept_per_group) if name not in tensors]
@@ -65,7 +69,9 @@ class Recipe:
                 index = rows.reshape(*rows.shape, *[1] * (tensor.ndim - 2)).expand(*rows.shape, *tensor.shape[2:])
                 tensor = tensor.gather(dim, index)
         except (IndexError, RuntimeError) as error:
-            raise RewriteError(f"{name} has shape {tuple(tensor.shape)}, which the recipe does not fit: {error}") from None
+            raise RewriteError(
+                f"{name} has shape {tuple(tensor.shape)}, which the recipe does not fit: {error}"
+            ) from None
         return tensor.clone()
 
     def to_json(self) -> str:

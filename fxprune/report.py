@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fxprune.channels.groups import ChannelGroup, Couplings
+from fxprune.channels.scores import output_layer
 from fxprune.cost import Cost
 from fxprune.facts import SparsityReport, WeightMasks
 from fxprune.program import Program
@@ -40,9 +43,10 @@ class GroupLine:
 class Report:
     """What was asked, decided, achieved, repaired and refused.
 
-    achieved_sparsity     zeros among the weights that were ranked, over all weights the dense network had there (removed ones count
-                          as zeros); None without a mask
-    proof_error           largest relative difference between the cut network and the dense one with channels zeroed; None if skipped
+    achieved_sparsity     zeros among the weights that were ranked, over all weights the dense network had there
+                          (removed ones count as zeros); None without a mask
+    proof_error           largest relative difference between the cut network and the dense one with channels zeroed;
+                          None if skipped
     proof_signal          how much the compared outputs depended on the input, relative to their size
     """
 
@@ -77,7 +81,9 @@ class Report:
         return asdict(self)
 
 
-def group_lines(couplings: Couplings, widths: Mapping[int, tuple[int, int]], extra: Mapping[int, str]) -> tuple[GroupLine, ...]:
+def group_lines(
+    couplings: Couplings, widths: Mapping[int, tuple[int, int]], extra: Mapping[int, str]
+) -> tuple[GroupLine, ...]:
     """Every group with its widths; `extra` holds reasons that are not the engine's (options, the proof)."""
     return tuple(_line(group, widths.get(group.index), extra.get(group.index)) for group in couplings.groups)
 
@@ -104,19 +110,26 @@ def layer_lines(dense: Program, small: Program, couplings: Couplings) -> tuple[L
         axis = _output_dim(couplings, name, producer.outputs)
         before, after = (dict(one.module.named_parameters())[name].shape[axis] for one in (dense, small))
         shrunk = after < before
-        kind = "follows" if producer.kind == "depthwise" else "shrunk" if shrunk else "masked" if name in masks else "dense"
+        kind = (
+            "follows"
+            if producer.kind == "depthwise"
+            else "shrunk"
+            if shrunk
+            else "masked"
+            if name in masks
+            else "dense"
+        )
         share = shares.get(name)
         lines.setdefault(name, LayerLine(name, before, after, share.sparsity if share else None, kind))
     return tuple(lines.values())
 
 
-def _output_dim(couplings: Couplings, name: str, outputs: Any) -> int:
+def _output_dim(couplings: Couplings, name: str, outputs: Tensor) -> int:
     labels = couplings.analysis.parameter_labels[name]
-    wanted = set(couplings.components.root[outputs.numpy()].tolist())
-    for layer in labels.layers:
-        if set(couplings.components.root[layer.reshape(-1).numpy()].tolist()) == wanted:
-            return next((dim for dim, size in enumerate(layer.shape) if size > 1), 0)
-    return 0
+    if not labels.layers:
+        return 0
+    layer = output_layer(couplings, labels, outputs)
+    return next((dim for dim, size in enumerate(layer.shape) if size > 1), 0)
 
 
 def achieved_sparsity(dense: Program, small: Program) -> float | None:
@@ -125,5 +138,5 @@ def achieved_sparsity(dense: Program, small: Program) -> float | None:
         return None
     layers = dense.fact(SparsityReport).layers
     masks = small.fact(WeightMasks).masks
-    left = sum(int(masks[n].sum()) if n in masks else small.module.get_parameter(n).numel() for n in layers)
+    left = sum(int(masks[n].count_nonzero()) if n in masks else small.module.get_parameter(n).numel() for n in layers)
     return 1 - left / sum(share.total for share in layers.values())

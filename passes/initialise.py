@@ -21,7 +21,8 @@ _HEAVY_TAILS = 0.5  # excess kurtosis: 0 for a normal draw, -1.2 for a uniform o
 class Initialise:
     """Before: Prunable. After: Ranking; weights drawn where the mode asks for it.
 
-    mode   "kaiming" draws every masked weight from N(0, 2/fan_in); "keep" ranks the given ones; "auto" draws unless they look trained
+    mode   "kaiming" draws every masked weight from N(0, 2/fan_in); "keep" ranks the given ones; "auto" draws unless
+           they look trained
     seed   of the draw; `reinit` uses another stream
     """
 
@@ -44,7 +45,9 @@ class Initialise:
 
 
 def looks_trained(program: Program, names: list[str]) -> bool:
-    """Batch statistics that have moved, or, in a network without any, weights with heavier tails than any usual draw."""
+    """Batch statistics that have moved, or, in a network without any, weights with heavier tails than any usual
+    draw.
+    """
     statistics = _running_statistics(program)
     if statistics:
         return any(bool((mean != 0).any()) or bool((var != 1).any()) for mean, var in statistics)

@@ -23,8 +23,8 @@ class Mask:
     sparsity   fraction of weights to zero, over all weights together
     criterion  what scores them; the lowest go. Among equal scores those at the lowest positions stay
 
-    No vector of all weights is built: one walk over the layers counts scores by bucket, a second one masks everything outside the bucket
-    that holds the threshold and collects what is in it.
+    No vector of all weights is built: one walk over the layers counts scores by bucket, a second one masks
+    everything outside the bucket that holds the threshold and collects what is in it.
     """
 
     sparsity: float

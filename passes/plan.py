@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 from fxprune.channels.groups import ChannelGroup, Couplings
 from fxprune.channels.scores import channel_scores, losing, strongest
 from fxprune.errors import OptionError
@@ -20,9 +18,10 @@ COUPLINGS = ("max", "keep", "min")
 class Plan:
     """Before: SensitivityReport, SparsityReport, WeightMasks. After: WidthPlan (paper A, Algorithm 1, lines 14-18).
 
-    A resilient member asks for ceil(width x density) channels of the group, at least one; a sensitive one for all of them.
-    coupling   what a group of several members gets: "max" the largest request (never cuts a sensitive layer), "keep" all its
-               channels, "min" the smallest request
+    A resilient member asks for ceil(width x density) channels of the group, at least one; a sensitive one for all of
+    them.
+    coupling   what a group of several members gets: "max" the largest request (never cuts a sensitive layer), "keep"
+               all its channels, "min" the smallest request
     Channels with most surviving weights stay; of equal ones those with the lowest index.
     """
 

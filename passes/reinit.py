@@ -18,9 +18,10 @@ from fxprune.program import Program, first_names
 class Reinit:
     """Before: Shrunk, WeightMasks. After: the same graph with fresh numbers (paper A, 1.1 steps 3 and 4).
 
-    Convolution and linear weights: Kaiming normal, fan-in of the new shape, the mask not considered; their biases: PyTorch's
-    default. Normalisation: scale 1, shift 0, statistics 0 and 1 - unless the network is untrained, when they are at their
-    initial values already (some start at 0 on purpose). All other parameters keep their sliced values.
+    Convolution and linear weights: Kaiming normal, fan-in of the new shape, the mask not considered; their biases:
+    PyTorch's default. Normalisation: scale 1, shift 0, statistics 0 and 1 - unless the network is untrained, when
+    they are at their initial values already (some start at 0 on purpose). All other parameters keep their sliced
+    values.
 
     seed   of the draw; another stream than the one that drew the weights used for ranking
     """

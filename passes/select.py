@@ -17,7 +17,8 @@ from fxprune.program import Program
 class Select:
     """Before: Couplings. After: Prunable.
 
-    only, ignore   patterns (as in a shell) for module names; a layer that is left out is not masked and keeps its outputs
+    only, ignore   patterns (as in a shell) for module names; a layer that is left out is not masked and keeps its
+                   outputs
     """
 
     only: Sequence[str] | None = None
@@ -59,6 +60,10 @@ def _weights(couplings: Couplings) -> dict[str, str]:
 
 
 def _blockers(couplings: Couplings, frozen: dict[int, str]) -> str:
-    reasons = [f"{group.producers[0]}: {group.frozen}" for group in couplings.groups if group.frozen and group.producers]
+    reasons = [
+        f"{group.producers[0]}: {group.frozen}" for group in couplings.groups if group.frozen and group.producers
+    ]
     reasons += [f"{couplings.groups[index].producers[0]}: {why}" for index, why in frozen.items()]
-    return "no channel of this network can be removed. " + ("; ".join(reasons[:5]) or "It has no convolution or linear layer")
+    return "no channel of this network can be removed. " + (
+        "; ".join(reasons[:5]) or "It has no convolution or linear layer"
+    )

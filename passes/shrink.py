@@ -1,4 +1,6 @@
-"""shrink: WidthPlan -> a smaller program, proved to compute what the dense one computes with the removed channels zeroed."""
+"""shrink: WidthPlan -> a smaller program, proved to compute what the dense one computes with the removed channels
+zeroed.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ from fxprune.verify import rewrite_and_prove
 
 @dataclass(frozen=True)
 class Shrink:
-    """Before: WidthPlan (and WeightMasks, SensitivityReport where there are masks). After: the cut graph; Shrunk, WeightMasks, Repairs.
+    """Before: WidthPlan (and WeightMasks, SensitivityReport where there are masks). After: the cut graph; Shrunk,
+    WeightMasks, Repairs.
 
-    Resilient layers that were cut become dense. All other masks are sliced with their weights and kept alive: a row that slicing has
-    emptied gets its largest weight back, a linear layer that lost inputs becomes dense (no class may lose all it sees).
+    Resilient layers that were cut become dense. All other masks are sliced with their weights and kept alive: a row
+    that slicing has emptied gets its largest weight back, a linear layer that lost inputs becomes dense (no class
+    may lose all it sees).
 
     proof   compare outputs in float64 (structure is always checked)
     retry   leave groups alone that the check refuses; False raises ProofError instead
@@ -36,9 +40,7 @@ class Shrink:
     def run(self, program: Program) -> Program:
         couplings = program.fact(Couplings)
         planned = program.fact(WidthPlan).kept
-        proved = rewrite_and_prove(
-            program, couplings, planned, numbers=self.proof, retry=self.retry, seed=self.seed
-        )
+        proved = rewrite_and_prove(program, couplings, planned, numbers=self.proof, retry=self.retry, seed=self.seed)
         result = proved.result
         masks, repairs = _Masks(program, couplings, result, proved.kept).cut()
         groups = couplings.groups
@@ -88,7 +90,9 @@ class _Masks:
         return masks, Repairs(rows, tuple(densified))
 
     def _revive(self, name: str, mask: Tensor) -> tuple[Tensor, int] | None:
-        """The mask with the largest weight of each empty row restored, and how many rows that were; None if none was."""
+        """The mask with the largest weight of each empty row restored, and how many rows that were; None if none
+        was.
+        """
         empty = ~mask.reshape(mask.shape[0], -1).any(dim=1)
         count = int(empty.sum())
         if not count:

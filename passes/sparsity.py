@@ -17,8 +17,9 @@ AVERAGES = ("prunable", "conv", "all-params", "layer-mean")
 class Sparsity:
     """Before: WeightMasks. After: SparsityReport (paper A, Algorithm 1, lines 1-13).
 
-    average   what S_avg runs over: "prunable" all masked weights (the reading that reproduces the paper's VGG-19), "conv" those of
-              convolutions, "all-params" zeros over all parameters, "layer-mean" the unweighted mean of the layers
+    average   what S_avg runs over: "prunable" all masked weights (the reading that reproduces the paper's VGG-19),
+              "conv" those of convolutions, "all-params" zeros over all parameters, "layer-mean" the unweighted mean
+              of the layers
     """
 
     average: str = "prunable"
@@ -27,7 +28,7 @@ class Sparsity:
 
     def run(self, program: Program) -> Program:
         masks = program.fact(WeightMasks).masks
-        layers = {name: Share(mask.numel() - int(mask.sum()), mask.numel()) for name, mask in masks.items()}
+        layers = {name: Share(mask.numel() - int(mask.count_nonzero()), mask.numel()) for name, mask in masks.items()}
         return program.with_facts(SparsityReport(layers, self._average(program, layers)))
 
     def _average(self, program: Program, layers: dict[str, Share]) -> Fraction:

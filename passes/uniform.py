@@ -25,7 +25,8 @@ class Uniform:
     """Before: Prunable. After: WidthPlan.
 
     keep_rate   kept / original channels of each group, rounded up, at least one
-    select      which stay: "saliency" the highest sums of the criterion over their weights, "random" from the seed, "first"
+    select      which stay: "saliency" the highest sums of the criterion over their weights, "random" from the seed,
+                "first"
     """
 
     keep_rate: float

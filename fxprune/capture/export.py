@@ -21,7 +21,9 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     """
     skeleton, tensors = skeleton_of(model)
     skeleton.eval()
-    args, kwargs = pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), (inputs.args, dict(inputs.kwargs)))
+    args, kwargs = pytree.tree_map_only(
+        Tensor, lambda t: torch.empty_like(t, device="meta"), (inputs.args, dict(inputs.kwargs))
+    )
     exported, dynamic = _export(skeleton, args, kwargs)
     module = exported.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
@@ -31,7 +33,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     train.output(train.graph_copy(module.graph, {}, False))
     train._codegen = module.graph._codegen
     changed = _set_training(train)
-    notes = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
+    notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
     if not dynamic:
         notes += ("the batch size is fixed at that of the example inputs",)
     real = {name: tensors.get(name, empty) for name, empty in named_tensors(module).items()}
@@ -41,12 +43,13 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
 
 def _export(skeleton: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:
     """Export with a dynamic batch; where the network insists on one batch size, with a static one."""
+
     def batch(value: Any) -> Any:
         return {0: torch.export.Dim.DYNAMIC} if isinstance(value, Tensor) and value.ndim else None
 
     dynamic = pytree.tree_map(batch, (args, kwargs))
     try:
-        shapes = (*dynamic[0], ) if not kwargs else None
+        shapes = (*dynamic[0],) if not kwargs else None
         if shapes is None:
             raise ValueError("keyword inputs are exported with a static batch")
         return torch.export.export(skeleton, args, dict(kwargs), strict=False, dynamic_shapes=shapes), True

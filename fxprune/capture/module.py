@@ -33,7 +33,8 @@ def capture(model: nn.Module, example: Any, *, record_sources: bool = False) -> 
     example         example inputs, see `as_inputs`; only shapes and dtypes of tensors count
     record_sources  keep the user's source line of every node (slower; for `explain`)
 
-    Raises CaptureError when the names are unsafe, the inputs do not fit, or neither torch.fx nor torch.export can follow.
+    Raises CaptureError when the names are unsafe, the inputs do not fit, or neither torch.fx nor torch.export can
+    follow.
     """
     check_names(model)
     inputs = as_inputs(example)

@@ -16,8 +16,9 @@ from fxprune.program import named_tensors
 class LeafTracer(fx.Tracer):
     """Symbolic tracing that keeps random regularisers whole.
 
-    A module without parameters, buffers and children whose forward reads `training` (dropout, stochastic depth) stays one node,
-    because its behaviour in the two modes could not be told apart in the graph. Sizes of parameters are plain numbers.
+    A module without parameters, buffers and children whose forward reads `training` (dropout, stochastic depth)
+    stays one node, because its behaviour in the two modes could not be told apart in the graph. Sizes of parameters
+    are plain numbers.
     """
 
     def __init__(self, record_sources: bool = False) -> None:
@@ -57,10 +58,10 @@ def reads_training(module: nn.Module) -> bool:
     return code is not None and "training" in code.co_names and next(module.buffers(), None) is None
 
 
-def trace(
-    skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, record_sources: bool = False
-) -> fx.Graph:
-    """Trace the skeleton in train or eval mode. Arguments of forward that are not `given` are fixed at their defaults."""
+def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, record_sources: bool = False) -> fx.Graph:
+    """Trace the skeleton in train or eval mode. Arguments of forward that are not `given` are fixed at their
+    defaults.
+    """
     skeleton.train(training)
     tracer = LeafTracer(record_sources)
     graph = tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
@@ -108,7 +109,7 @@ _ASSERTIONS = (torch._assert, fx._symbolic_trace._assert_is_none)
 
 
 def _was_fixed(node: fx.Node) -> bool:
-    stem, _, number = node.target.rpartition("_")
+    stem, _, number = str(node.target).rpartition("_")
     return bool(node.args) and bool(stem) and number.isdigit()
 
 

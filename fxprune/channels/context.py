@@ -25,7 +25,9 @@ class CallKey:
 
 @dataclass(frozen=True)
 class Contraction:
-    """Operand `operand` of the call is summed over; removed entries of `layer` must count as zero in a dense reference."""
+    """Operand `operand` of the call is summed over; removed entries of `layer` must count as zero in a dense
+    reference.
+    """
 
     key: CallKey
     operand: int
@@ -197,8 +199,8 @@ class Context:
     def unify(self, left: Labels, right: Labels) -> tuple[Tensor, ...]:
         """Tie two tensors that are broadcast against each other; returns the layers of the result.
 
-        Elements that meet must be removed together. A dimension of size 1 imposes nothing; a full dimension on which the
-        other side has no labels at all cannot lose anything.
+        Elements that meet must be removed together. A dimension of size 1 imposes nothing; a full dimension on which
+        the other side has no labels at all cannot lose anything.
         """
         ndim = max(left.ndim, right.ndim)
         left, right = pad_left(left, ndim), pad_left(right, ndim)

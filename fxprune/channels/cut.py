@@ -61,7 +61,9 @@ class Cut:
         return tuple(shape)
 
     def _joint(self, labels: Labels) -> Tensor | None:
-        """The layer over (rows, columns) of a grouped convolution's weight; on activations such layers are rectangles."""
+        """The layer over (rows, columns) of a grouped convolution's weight; on activations such layers are
+        rectangles.
+        """
         if labels.source is None or self.parameter_labels.get(labels.source) is not labels:
             return None
         return next((layer for layer in labels.layers if varying(layer) >= {0, 1}), None)
@@ -88,7 +90,9 @@ class Cut:
         return self.kept_along(labels, 0) if joint is None else self._plain_rows(labels, joint, 0)
 
     def kept_columns(self, labels: Labels) -> Ints | None:
-        """Surviving columns of each surviving row of a grouped weight (rows x columns), or None where nothing is lost."""
+        """Surviving columns of each surviving row of a grouped weight (rows x columns), or None where nothing is
+        lost.
+        """
         joint = self._joint(labels)
         if joint is None:
             return None
@@ -100,7 +104,9 @@ class Cut:
         return found
 
     def slice(self, labels: Labels, tensor: Tensor) -> Tensor:
-        """The surviving part of a tensor of shape `labels.shape`, as a new tensor; the same object when nothing is lost."""
+        """The surviving part of a tensor of shape `labels.shape`, as a new tensor; the same object when nothing is
+        lost.
+        """
         result = tensor.detach()
         for dim, kept in self.kept_positions(labels).items():
             result = result.index_select(dim, torch.from_numpy(kept))

@@ -1,7 +1,8 @@
 """Run a network on channel labels instead of numbers.
 
-An fx.Interpreter walks the graph over meta tensors and says which node is at work; a TorchDispatchMode underneath sees every ATen
-call, whatever Python spelling it came from, and hands it to its rule. No real weight or activation exists during the walk.
+An fx.Interpreter walks the graph over meta tensors and says which node is at work; a TorchDispatchMode underneath
+sees every ATen call, whatever Python spelling it came from, and hands it to its rule. No real weight or activation
+exists during the walk.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from fxprune.program import Program, named_tensors
 
 @dataclass(frozen=True)
 class Seen:
-    """A node's value in the dense network: tensors are replaced by their labels, everything else is the value itself."""
+    """A node's value in the dense network: tensors are replaced by their labels, everything else is the value
+    itself.
+    """
 
     value: Any
 
@@ -132,7 +135,7 @@ class LabelMode(TorchDispatchMode):
     """Hand each ATen call to its rule after the meta device has worked out its shape."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.context = context
         self.counts: Counter[tuple[str, str]] = Counter()
         self.storages: dict[int, Tensor] = {}  # storage -> the first tensor seen on it
@@ -179,7 +182,9 @@ class LabelMode(TorchDispatchMode):
 
 
 def plain_layout(func: Any, result: Any) -> Any:
-    """A convolution's result in row-major order. Backends differ here, and matrix products are issued by memory layout."""
+    """A convolution's result in row-major order. Backends differ here, and matrix products are issued by memory
+    layout.
+    """
     return result.contiguous() if func is torch.ops.aten.convolution.default else result
 
 

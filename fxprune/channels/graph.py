@@ -15,8 +15,8 @@ from fxprune.channels.solve import FREE
 def coupling_graph(couplings: Couplings) -> nx.Graph:
     """Bipartite graph. Vertices: parameter names (kind="parameter") and group numbers (kind="group", width, frozen).
 
-    An edge carries `dim`, the parameter's dimension that belongs to the group, and `via`, the node that tied them (None where
-    nothing did: the parameter's own channels).
+    An edge carries `dim`, the parameter's dimension that belongs to the group, and `via`, the node that tied them
+    (None where nothing did: the parameter's own channels).
     """
     via = _first_ties(couplings)
     graph = nx.Graph()

@@ -32,7 +32,8 @@ class ChannelGroup:
     index        position in `Couplings.groups`
     roots        one number a channel, in the order of the first weight that has them
     members      the parameter dimensions that lose entries when a channel goes
-    producers    weights of convolutions and linear layers that make these channels (depthwise ones follow, they do not make)
+    producers    weights of convolutions and linear layers that make these channels (depthwise ones follow, they do
+                 not make)
     rows         row of each channel; every row must keep equally many (one row: no constraint)
     frozen       why no channel may go, or None
     approximate  what changes value when a channel goes, or None
@@ -131,7 +132,9 @@ def _unique_pairs(first: Ints, second: Ints, bound: int) -> Ints:
 
 
 def _number_groups(pairs: Ints, components: Components, axis_count: int, total: int) -> Ints:
-    """Equal sets of axes get equal numbers. A set is known by the sum of two random words an axis: no loop over channels."""
+    """Equal sets of axes get equal numbers. A set is known by the sum of two random words an axis: no loop over
+    channels.
+    """
     words = np.random.default_rng(0).integers(0, 2**63 - 1, size=(axis_count, 2))
     sums = np.zeros((total, 2), dtype=np.int64)
     with np.errstate(over="ignore"):
@@ -175,9 +178,7 @@ def _combine(known: Ints | None, new: Ints) -> Ints | None:
     """Cells of two row partitions, if equally full cells satisfy both; else None."""
     if known is None:
         return new
-    cells, cell_of, counts = np.unique(
-        np.stack([known, new], axis=1), axis=0, return_inverse=True, return_counts=True
-    )
+    cells, cell_of, counts = np.unique(np.stack([known, new], axis=1), axis=0, return_inverse=True, return_counts=True)
     if (counts != counts[0]).any():
         return None
     per_row = [np.unique(cells[:, side], return_counts=True)[1] for side in (0, 1)]
@@ -187,9 +188,7 @@ def _combine(known: Ints | None, new: Ints) -> Ints | None:
     return result
 
 
-def _groups(
-    analysis: Analysis, components: Components, table: _Table, rows: Mapping[int, Ints]
-) -> list[ChannelGroup]:
+def _groups(analysis: Analysis, components: Components, table: _Table, rows: Mapping[int, Ints]) -> list[ChannelGroup]:
     roots = np.unique(table.pairs[:, 0])
     numbers = table.group_of_root[roots]
     members = _members(table)
@@ -244,5 +243,3 @@ def _flags(analysis: Analysis, components: Components) -> Ints:
     for layer, site in analysis.atoms.approximate:
         np.minimum.at(flags, components.root[layer.numpy()], site)
     return flags
-
-

@@ -60,7 +60,9 @@ def _constant_along(layer: Tensor, dim: int) -> bool:
 
 
 def move(labels: Labels, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
-    """Carry out an index-moving operation on every layer. The layer is expanded to the tensor's shape by strides only."""
+    """Carry out an index-moving operation on every layer. The layer is expanded to the tensor's shape by strides
+    only.
+    """
     return tuple(collapse(function(layer.expand(labels.shape))) for layer in labels.layers)
 
 

@@ -19,7 +19,9 @@ def understood(module: nn.Module) -> bool:
 
 
 def follow_shapes(module: nn.Module) -> None:
-    """Set in_channels, num_features and the like from the shapes of the module's parameters. `groups` is not touched."""
+    """Set in_channels, num_features and the like from the shapes of the module's parameters. `groups` is not
+    touched.
+    """
     for kind, follow in _FOLLOWERS.items():
         if isinstance(module, kind):
             follow(module)

@@ -1,4 +1,6 @@
-"""Run the engine again on a rewritten network: its couplings must be those of the dense one, restricted to what survived."""
+"""Run the engine again on a rewritten network: its couplings must be those of the dense one, restricted to what
+survived.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def _name(axis: Axis) -> str:
 
 
 def _first_split(one: Ints, other: Ints) -> int | None:
-    """Position of an entry whose `one` value goes with two different `other` values; None when `one` decides `other`."""
+    """Position of an entry whose `one` value goes with two different `other` values; None when `one` decides
+    `other`.
+    """
     order = np.lexsort((other, one))
     same, differs = one[order][1:] == one[order][:-1], other[order][1:] != other[order][:-1]
     places = np.flatnonzero(same & differs)
@@ -47,7 +51,9 @@ def _first_split(one: Ints, other: Ints) -> int | None:
 
 
 def _matched_axes(couplings: Couplings, result: Rewritten, axes: list[Axis]) -> Iterator[tuple[Ints, Ints, Axis]]:
-    """Surviving atoms of each axis, dense and cut, in the same order. Axes that have shrunk to one entry have no atoms."""
+    """Surviving atoms of each axis, dense and cut, in the same order. Axes that have shrunk to one entry have no
+    atoms.
+    """
     cut_axes = {(axis.name, axis.dim): axis for axis in axes if axis.kind == "parameter"}
     for axis in couplings.analysis.atoms.axes:
         twin = cut_axes.get((axis.name, axis.dim))

@@ -1,4 +1,6 @@
-"""Apply a decision mechanically: slice every tensor by its surviving labels, patch every number that a width hides in."""
+"""Apply a decision mechanically: slice every tensor by its surviving labels, patch every number that a width hides
+in.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.channels import literal_places, literal_sizes  # noqa: F401  (imported for the owners they register)
 from fxprune.channels.context import Claim
 from fxprune.channels.cut import Cut
 from fxprune.channels.groups import Couplings
@@ -27,8 +30,8 @@ class Rewritten:
     """The smaller program, and which entries of every parameter and buffer survived.
 
     kept            name -> dimension -> surviving indices, for everything that lost channels
-    kept_per_group  name -> dimension -> surviving indices of each conv group (conv groups x kept), for weights of grouped
-                    convolutions whose conv groups lost different positions
+    kept_per_group  name -> dimension -> surviving indices of each conv group (conv groups x kept), for weights of
+                    grouped convolutions whose conv groups lost different positions
     """
 
     program: Program

@@ -35,7 +35,9 @@ def strongest(group: ChannelGroup, count: int, scores: Scores) -> Ints:
 
 
 def channel_scores(couplings: Couplings, values: Iterable[tuple[str, Tensor]]) -> Scores:
-    """Sum of `values` (masks or |w|, shaped as their weights) over each component's output entries, one number a root."""
+    """Sum of `values` (masks or |w|, shaped as their weights) over each component's output entries, one number a
+    root.
+    """
     outputs = {producer.weight: producer.outputs for producer in couplings.analysis.producers}
     scores = np.zeros(couplings.analysis.atoms.total)
     for name, value in values:
@@ -47,16 +49,18 @@ def channel_scores(couplings: Couplings, values: Iterable[tuple[str, Tensor]]) -
 def _output_sums(couplings: Couplings, name: str, outputs: Tensor, value: Tensor) -> tuple[Ints, Scores]:
     """Atoms of a weight's output channels and the sum of `value` over each."""
     labels = couplings.analysis.parameter_labels[name]
-    layer = _output_layer(couplings, labels, outputs)
-    dims = [dim for dim, size in enumerate(layer.shape) if size == 1]
-    sums = value.sum(dims, keepdim=True, dtype=torch.float64) if dims else value.to(torch.float64)
+    layer = output_layer(couplings, labels, outputs)
+    dims = tuple(dim for dim, size in enumerate(layer.shape) if size == 1)
+    if value.dtype == torch.bool:  # a hundred times faster than torch's sum
+        return layer.reshape(-1).numpy(), np.count_nonzero(value.numpy(), axis=dims).astype(np.float64).reshape(-1)
+    sums = value.sum(dims, dtype=torch.float64) if dims else value.to(torch.float64)
     return layer.reshape(-1).numpy(), sums.reshape(-1).numpy()
 
 
-def _output_layer(couplings: Couplings, labels: Labels, outputs: Tensor) -> Tensor:
-    """The layer of the weight whose components are those of its outputs."""
-    wanted = set(couplings.components.root[outputs.numpy()].tolist())
+def output_layer(couplings: Couplings, labels: Labels, outputs: Tensor) -> Tensor:
+    """The layer of a weight whose components are those of its outputs."""
+    wanted = np.unique(couplings.components.root[outputs.numpy()])
     for layer in labels.layers:
-        if set(couplings.components.root[layer.reshape(-1).numpy()].tolist()) == wanted:
+        if np.array_equal(np.unique(couplings.components.root[layer.reshape(-1).numpy()]), wanted):
             return layer
     return labels.layers[0]

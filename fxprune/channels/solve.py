@@ -36,7 +36,9 @@ class Ties:
 
 @dataclass(frozen=True)
 class Components:
-    """The solution. `root[a]` is the smallest atom that goes together with atom `a`; `stuck[root]` is the site that froze it."""
+    """The solution. `root[a]` is the smallest atom that goes together with atom `a`; `stuck[root]` is the site that
+    froze it.
+    """
 
     root: Ints
     stuck: Ints  # site number, or FREE
@@ -52,7 +54,9 @@ FREE = np.iinfo(np.int64).max
 
 
 def connect(total: int, left: Ints, right: Ints) -> Ints:
-    """Smallest atom of each connected component, by vectorised hooking and pointer jumping (about log2(total) rounds)."""
+    """Smallest atom of each connected component, by vectorised hooking and pointer jumping (about log2(total)
+    rounds).
+    """
     parent = np.arange(total)
     while True:
         a, b = parent[left], parent[right]
@@ -116,7 +120,9 @@ def _unique_rectangles(atoms: Atoms) -> list[tuple[Ints, int]]:
 
 
 def _square_up(components: Components, rectangles: list[tuple[Ints, int]], ties: Ties) -> bool:
-    """Let what remains of each joint layer be a full rectangle: it may vary along one dimension only, the richest one."""
+    """Let what remains of each joint layer be a full rectangle: it may vary along one dimension only, the richest
+    one.
+    """
     added = False
     for array, site in rectangles:
         roots = components.root[array]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -15,7 +14,9 @@ from fxprune.program import Program, adopt, materialise
 
 
 class WeightMask(nn.Module):
-    """Parametrisation that multiplies a weight by a 0/1 mask of its shape, so that no optimiser can revive a masked weight."""
+    """Parametrisation that multiplies a weight by a 0/1 mask of its shape, so that no optimiser can revive a masked
+    weight.
+    """
 
     mask: Tensor
 
@@ -31,7 +32,9 @@ class WeightMask(nn.Module):
 
 
 class CompiledModule(fx.GraphModule):
-    """A compiled network. Where the user's network runs different graphs in training and inference, train() and eval() choose."""
+    """A compiled network. Where the user's network runs different graphs in training and inference, train() and
+    eval() choose.
+    """
 
     def __init__(self, root: nn.Module, graph: fx.Graph, train_graph: fx.Graph | None, class_name: str) -> None:
         super().__init__(root, graph, class_name=class_name)
@@ -73,7 +76,6 @@ def build_module(program: Program, *, bake: bool = False) -> CompiledModule:
     for weight, mask in masks.items():
         _apply_mask(compiled, weight, mask, bake)
     return compiled.eval() if bake else compiled.train()
-
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from fxprune.program import Program
 class Criterion(Protocol):
     """A rule that scores every weight; the lowest scores are masked first.
 
-    `scores` yields (name, float tensor shaped as the weight) for each name, in order. It is called more than once and must give the same
-    numbers each time. A criterion that needs gradients computes them at its first call, from the program and whatever data it was
-    constructed with, and keeps only the scores.
+    `scores` yields (name, float tensor shaped as the weight) for each name, in order. It is called more than once
+    and must give the same numbers each time. A criterion that needs gradients computes them at its first call, from
+    the program and whatever data it was constructed with, and keeps only the scores.
     """
 
     name: ClassVar[str]

@@ -1,7 +1,7 @@
 """Matrix products: the summed dimension is tied, the outer dimensions are carried on.
 
-Scaled dot product attention needs no rule of its own: on the meta device PyTorch issues the products it consists of, so that q and k
-lose the same positions and the output carries v.
+Scaled dot product attention needs no rule of its own: on the meta device PyTorch issues the products it consists of,
+so that q and k lose the same positions and the output carries v.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def _product(ctx: Context, left_tensor: Tensor, right_tensor: Tensor, operand: i
 
 def _fold_summed(ctx: Context, labels: Labels) -> Labels:
     """A summed position must be the same in every row and batch entry."""
-    layers = [
-        ctx.fold(layer, varying(layer) - {_SUM}) if _SUM in varying(layer) else layer for layer in labels.layers
-    ]
+    layers = [ctx.fold(layer, varying(layer) - {_SUM}) if _SUM in varying(layer) else layer for layer in labels.layers]
     return Labels(labels.shape, tuple(layers), labels.source)
 
 

@@ -15,8 +15,8 @@ from fxprune.channels.rules.table import rule
 class Kernel:
     """A convolution's weight as two lists of channels.
 
-    `rows` label dimension 0 (one atom each); `columns` label dimension 1 of all conv groups one after the other. A plain
-    convolution reads columns and writes rows, a transposed one the other way round.
+    `rows` label dimension 0 (one atom each); `columns` label dimension 1 of all conv groups one after the other. A
+    plain convolution reads columns and writes rows, a transposed one the other way round.
     """
 
     weight: Tensor
@@ -94,7 +94,9 @@ def _columns_of(ctx: Context, layer: Tensor, weight: Tensor, groups: int) -> Ten
 
 
 def _fresh(ctx: Context, name: str, weight: Tensor, groups: int) -> Kernel:
-    """First sight of a weight: atoms for rows and columns, none for places in the window. Each conv group reads channels of its own."""
+    """First sight of a weight: atoms for rows and columns, none for places in the window. Each conv group reads
+    channels of its own.
+    """
     count, width = weight.shape[0], weight.shape[1]
     own_columns = width > 1 and count // groups > 1 if groups > 1 else width > 1
     layers: list[Tensor] = []
@@ -172,5 +174,3 @@ def _note_producer(ctx: Context, kernel: Kernel, layers: tuple[Tensor, ...]) -> 
         if varying(layer) == {1}:
             ctx.producers.append(Producer(kernel.source, layer.reshape(-1), kind, ctx.mode, ctx.node))
             return
-
-

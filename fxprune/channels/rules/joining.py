@@ -27,11 +27,11 @@ def concatenated(ctx: Context, call: Call) -> None:
 
 def _one_layer_along(ctx: Context, labels: Labels, dim: int) -> Labels:
     """Keep one layer along `dim`, which varies along nothing else; a second one would have no counterpart elsewhere."""
-    first, *more = labels.layers_along({dim}) or [None]
-    for layer in more:
+    found = labels.layers_along({dim})
+    for layer in found[1:]:
         ctx.freeze(layer, "two kinds of channels share a concatenated dimension")
     others = tuple(layer for layer in labels.layers if dim not in varying(layer))
-    own = () if first is None else (ctx.fold(first, varying(first) - {dim}),)
+    own = tuple(ctx.fold(layer, varying(layer) - {dim}) for layer in found[:1])
     return Labels(labels.shape, own + others, labels.source)
 
 

@@ -143,9 +143,7 @@ def channel_shuffled(ctx: Context, call: Call) -> None:
     ctx.label(call.result, move(labels, _runner(call)))
 
 
-def _tie_blocks(
-    ctx: Context, labels: Labels, dim: int, blocks: Callable[[int], tuple[int, int]], fold: int
-) -> Labels:
+def _tie_blocks(ctx: Context, labels: Labels, dim: int, blocks: Callable[[int], tuple[int, int]], fold: int) -> Labels:
     """View the channels as rows x columns and tie along one of the two. Layers that vary elsewhere too are folded."""
     dim %= labels.ndim
     labels = fold_wide(ctx, labels, dim)

@@ -89,9 +89,7 @@ def group_norm(ctx: Context, call: Call) -> None:
     _finish(ctx, call, labels, call.results()[1:])
 
 
-def _averaged(
-    ctx: Context, call: Call, before: Labels, after: Labels, layers: list[Tensor], reason: str
-) -> Labels:
+def _averaged(ctx: Context, call: Call, before: Labels, after: Labels, layers: list[Tensor], reason: str) -> Labels:
     """Flag layers whose removal changes a statistic, and note the call for the proof."""
     inexact = [ctx.inexact(layer, reason) for layer in layers]
     if any(inexact):

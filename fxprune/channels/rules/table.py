@@ -13,7 +13,9 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Register a rule for ATen operators, named without namespace and overload; `name_` covers the in-place form too."""
+    """Register a rule for ATen operators, named without namespace and overload; `name_` covers the in-place form
+    too.
+    """
 
     def register(function: Rule) -> Rule:
         for operator in operators:

@@ -1,0 +1,180 @@
+"""The numerical proof: dense and cut network in float64, on random numbers, output against output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from fxprune.channels.engine import bind_inputs
+from fxprune.channels.groups import Couplings
+from fxprune.channels.rewrite import Rewritten
+from fxprune.program import Inputs, Program, first_names
+from fxprune.reference import NumberRunner, Reference, Watcher
+
+TOLERANCE = 1e-9  # max|a - b| / max|a| in float64
+_FAINT = 1e-6  # a signal below this could hide a fault from the tolerance
+_DRAWS = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of one check.
+
+    error   largest relative difference found
+    signal  how far apart the outputs for two different images are, relative to their size: the proof sees faults of
+            that size at most
+    fault   what is wrong, if anything
+    """
+
+    error: float = 0.0
+    fault: str = ""
+    signal: float = 1.0
+    node: tuple[str, str] | None = None  # (mode, node) where the structure went wrong, if known
+
+    def __bool__(self) -> bool:
+        return not self.fault
+
+
+def prove(dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> Verdict:
+    """Compare all outputs; drawn again where the numbers happen to leave outputs that hardly depend on the input."""
+    verdict = Verdict()
+    for attempt in range(_DRAWS):
+        verdict = _compare(dense, couplings, result, seed + attempt)
+        if not verdict or verdict.signal > _FAINT:
+            break
+    return verdict
+
+
+def _compare(dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> Verdict:
+    """Run both networks in float64 on the same random numbers."""
+    noise = _Noise(dense, couplings, result, seed)
+    inputs = random_inputs(dense, seed)
+    worst, signal = 0.0, 1.0
+    for mode, graph in dense.graphs():
+        reference_mode = Reference(mode, couplings, result.cut)
+        expected = _run(dense, graph, inputs, noise.dense, reference_mode)
+        small_graph = dict(result.program.graphs())[mode]
+        found = _run(result.program, small_graph, inputs, noise.small, Watcher())
+        missed = reference_mode.missed()
+        if missed:
+            return Verdict(fault=f"{missed} was not called as analysed, so nothing can be proved about it")
+        error = difference(expected, found)
+        worst, signal = max(worst, error), min(signal, _signal(expected))
+        if not error <= TOLERANCE:
+            fault = f"outputs of the {mode} graph differ by {error:.1e} (at most {TOLERANCE:.0e} is allowed)"
+            return Verdict(error, fault, signal)
+    return Verdict(worst, signal=signal)
+
+
+def _signal(outputs: Any) -> float:
+    """Largest relative difference between the first two examples of a batch; 1 where there are no two to compare."""
+    found = [
+        ((one[0] - one[1]).abs().max() / one.abs().max().clamp_min(1e-300)).item()
+        for one in pytree.tree_leaves(outputs)
+        if isinstance(one, Tensor) and one.ndim and one.shape[0] == 2 and one.numel()
+    ]
+    return max(found, default=1.0)
+
+
+def difference(expected: Any, found: Any) -> float:
+    """max|a - b| / max|a| over all tensors of two equal structures; infinite when shapes differ, NaN where not
+    finite.
+    """
+    worst = 0.0
+    for a, b in zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True):
+        if not isinstance(a, Tensor) or a.numel() == 0:
+            continue
+        if a.shape != b.shape:
+            return float("inf")
+        a, b = a.double(), b.double()
+        scale = a.abs().max().item()
+        gap = (a - b).abs().max().item()
+        error = gap / scale if scale else gap
+        if error != error:
+            return float("nan")
+        worst = max(worst, error)
+    return worst
+
+
+def random_inputs(program: Program, seed: int) -> Inputs:
+    """Random numbers in place of the example's floating-point tensors; a batch of more than two is cut to two if it
+    can.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
+
+    args, kwargs = pytree.tree_map_only(Tensor, draw, (program.inputs.args, dict(program.inputs.kwargs)))
+    return Inputs(args, kwargs)
+
+
+class _Noise:
+    """Numbers for the proof: the weights in float64; vectors (biases, affine parameters, statistics) and zeros
+    perturbed.
+
+    A fresh BatchNorm has mean 0, variance 1 and bias 0, under which many faults cancel; a head of zeros hides all of
+    them. The noise is drawn once for the dense network and cut for the small one, so that the small one's own
+    numbers are what is tested. A weight that loses most of its inputs is scaled up in both, so that the signal does
+    not drown in the biases after a few layers.
+    """
+
+    def __init__(self, dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> None:
+        self.tensors, self.result = dense.tensors, result
+        self.labels_of = couplings.analysis.parameter_labels
+        self.generator = torch.Generator().manual_seed(seed + 1)
+        self.drawn: dict[str, Tensor] = {}
+        self.first = first_names(dense)
+
+    def dense(self, name: str) -> Tensor:
+        tensor = self.tensors[name]
+        return self._perturbed(name, tensor, self._factor(self.first.get(name, name), tensor))
+
+    def small(self, name: str) -> Tensor:
+        """The small network's own number, with the dense one's noise. Runs after `dense` has drawn it."""
+        known = self.first.get(name, name)
+        factor = self.drawn.get(known)
+        if factor is not None and known in self.labels_of:
+            factor = self.result.cut.slice(self.labels_of[known], factor)
+        return self._perturbed(name, self.result.program.tensors[name], factor)
+
+    def _factor(self, name: str, tensor: Tensor) -> Tensor | None:
+        vector = sum(size > 1 for size in tensor.shape) <= 1
+        if not tensor.is_floating_point() or not (vector or not bool(tensor.any())):
+            return None
+        if name not in self.drawn:
+            self.drawn[name] = torch.rand(tensor.shape, generator=self.generator, dtype=torch.float64)
+        return self.drawn[name]
+
+    def _perturbed(self, name: str, tensor: Tensor, factor: Tensor | None) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        exact = tensor.detach().double()
+        if factor is None:
+            return exact * self._gain(name)
+        return exact * (0.5 + factor) if name.endswith("var") else exact + 0.4 * (factor - 0.5)
+
+    def _gain(self, name: str) -> float:
+        """Square root of inputs before / inputs now."""
+        labels = self.labels_of.get(self.first.get(name, name))
+        if labels is None or labels.ndim < 2:
+            return 1.0
+        small = self.result.cut.shape(labels)
+        return math.sqrt(math.prod(labels.shape[1:]) / max(1, math.prod(small[1:])))
+
+
+def _run(program: Program, graph: fx.Graph, inputs: Inputs, number: Callable[[str], Tensor], mode: Watcher) -> Any:
+    runner = NumberRunner(program, graph, number, mode)
+    values = bind_inputs(graph, inputs.args, inputs.kwargs)
+    program.module.eval()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:  # the calls that the analysis saw on the meta device
+        return runner.run(*values)

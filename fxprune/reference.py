@@ -1,0 +1,162 @@
+"""Running a skeleton on real numbers: the cut network as it is, and the dense one as the reference that it must equal.
+
+The reference is the dense network in which every consumer's columns of the removed channels are zero. Calls that
+average over channels see the surviving channels only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxprune.channels.context import CallKey, Contraction, Normalisation
+from fxprune.channels.cut import Cut
+from fxprune.channels.engine import plain_layout
+from fxprune.channels.groups import Couplings
+from fxprune.channels.layers import Labels
+from fxprune.program import Program, named_tensors
+
+_DROPOUTS = {
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
+    torch.ops.aten.dropout.default,
+}  # fmt: skip
+
+
+class NumberRunner(fx.Interpreter):
+    """Run a skeleton on numbers that are fetched when a node needs them and dropped after it."""
+
+    def __init__(self, program: Program, graph: fx.Graph, number: Callable[[str], Tensor], watcher: Watcher) -> None:
+        super().__init__(program.module, graph=graph)
+        self.number, self.watcher = number, watcher
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.watcher.node = n.name
+        if n.op == "call_function" and n.target in _DROPOUTS:
+            return self.env[n.all_input_nodes[0]]  # random: nothing to compare
+        return super().run_node(n)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._fetch([str(target)])[0]
+
+    def _fetch(self, names: list[str]) -> list[Tensor]:
+        """Numbers are made outside the network's own arithmetic."""
+        self.watcher.paused = True
+        try:
+            return [self.number(name) for name in names]
+        finally:
+            self.watcher.paused = False
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        leaf = self.fetch_attr(str(target))
+        names = list(named_tensors(leaf))
+        numbers = dict(zip(names, self._fetch([f"{target}.{name}" for name in names]), strict=True))
+        return torch.func.functional_call(leaf, numbers, args, kwargs)
+
+
+class Watcher(TorchDispatchMode):
+    """Keeps everything in float64, whatever the network casts to."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.node = ""
+        self.paused = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.paused:
+            return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        wanted = kwargs.get("dtype")
+        if wanted is not None and wanted.is_floating_point:
+            kwargs["dtype"] = torch.float64
+        return plain_layout(func, self.execute(func, args, kwargs))
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+class Reference(Watcher):
+    """The dense network with consumers' columns of removed channels zeroed, and statistics over surviving channels
+    only.
+    """
+
+    def __init__(self, mode: str, couplings: Couplings, cut: Cut) -> None:
+        super().__init__()
+        self.mode, self.cut = mode, cut
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.contractions: dict[CallKey, list[Contraction]] = defaultdict(list)
+        for contraction in couplings.analysis.contractions:
+            if contraction.key.mode == mode and not bool(cut.mask(contraction.layer).all()):
+                self.contractions[contraction.key].append(contraction)
+        self.normalisations = {
+            one.key: one for one in couplings.analysis.normalisations if one.key.mode == mode and self._loses(one)
+        }
+        self.met: set[CallKey] = set()
+
+    def _loses(self, one: Normalisation) -> bool:
+        first = one.inputs[0]
+        return first is not None and self.cut.shape(first) != first.shape
+
+    def missed(self) -> str:
+        """The first call of the analysis that has not come by."""
+        lacking = [key for key in (*self.contractions, *self.normalisations) if key not in self.met]
+        return f"{lacking[0].operator} at {lacking[0].node}" if lacking else ""
+
+    def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operator = str(func).removesuffix(".default")
+        key = CallKey(self.mode, self.node, operator, self.counts[self.node, operator])
+        self.counts[self.node, operator] += 1
+        self.met.add(key)
+        if key in self.contractions:
+            args = self._zeroed(args, self.contractions[key])
+        result = func(*args, **kwargs)
+        if key in self.normalisations:
+            return self._normalised(func, args, kwargs, result, self.normalisations[key])
+        return result
+
+    def _zeroed(self, args: tuple[Any, ...], contractions: list[Contraction]) -> tuple[Any, ...]:
+        values = list(args)
+        for contraction in contractions:
+            operand = values[contraction.operand]
+            values[contraction.operand] = operand * self.cut.mask(contraction.layer).to(operand.dtype)
+        return tuple(values)
+
+    def _normalised(self, func: Any, args: Any, kwargs: Any, dense: Any, one: Normalisation) -> Any:
+        """Compute the statistic on surviving entries and put the result in their places."""
+        remaining = iter(one.inputs)
+        few = [self._gather(value, next(remaining)) if isinstance(value, Tensor) else value for value in args]
+        result = func(*_resized(func, few), **kwargs)
+        if isinstance(dense, Tensor):
+            return self._scatter(dense, result, one.outputs[0])
+        pairs = zip(dense, result, (*one.outputs, *[None] * (len(dense) - len(one.outputs))), strict=True)
+        return tuple(self._scatter(old, new, labels) for old, new, labels in pairs)
+
+    def _gather(self, tensor: Tensor, labels: Labels | None) -> Tensor:
+        if labels is None:
+            return tensor
+        for dim in range(labels.ndim):
+            tensor = tensor.index_select(dim, self.cut.kept_along(labels, dim).nonzero().reshape(-1))
+        return tensor
+
+    def _scatter(self, dense: Tensor, few: Tensor, labels: Labels | None) -> Tensor:
+        if labels is None:
+            return few
+        places = [self.cut.kept_along(labels, dim).nonzero().reshape(-1) for dim in range(labels.ndim)]
+        result = dense.clone()
+        result[torch.meshgrid(*places, indexing="ij") if len(places) > 1 else tuple(places)] = few
+        return result
+
+
+def _resized(func: Any, args: list[Any]) -> list[Any]:
+    """Sizes that some normalisations take as arguments follow their tensor."""
+    name = func._schema.name
+    if name in ("aten::native_layer_norm", "aten::_fused_rms_norm"):
+        args[1] = list(args[0].shape[-len(args[1]) :])
+    elif name == "aten::native_group_norm":
+        args[3:6] = [args[0].shape[0], args[0].shape[1], args[0][0, 0].numel()]
+    return args
