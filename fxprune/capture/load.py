@@ -1,0 +1,64 @@
+"""load(): whatever names a network on the command line, a spec or a file, becomes a Loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from fxprune import zoo
+from fxprune.capture.files import load_file
+from fxprune.capture.loaded import Loaded
+from fxprune.capture.specs import build_spec
+from fxprune.capture.zoo_imports import import_timm, import_torchvision
+from fxprune.errors import LoadError
+
+_SPEC = re.compile(r"[A-Za-z]\w+:.*", re.DOTALL)  # two letters at least: C:\net.pt is a path
+_BARE = re.compile(r"[A-Za-z][\w.-]*")
+
+
+def load(target: str, trust: Sequence[str] = (), seed: int = 0) -> Loaded:
+    """The network that `target` names.
+
+    target  a spec (`zoo:vgg16`, `torchvision:resnet50`, `timm:ghostnet_100?num_classes=10`), or the path of a file that
+            torch.save wrote; a path that looks like a spec is written with ./ before it
+    trust   packages whose classes a file may use, see `load_file`
+    seed    in [0, 2**32), of the weights of a spec
+
+    Raises LoadError, UntrustedError or OptionError. A bare name that is no file but a network of one of the sources is
+    answered with its specs.
+    """
+    if _SPEC.fullmatch(target):
+        return build_spec(target, seed)
+    if _BARE.fullmatch(target) and not Path(target).exists():
+        specs = list(_specs_named(target))
+        if specs:
+            raise LoadError(f"{target} does not exist as a file; for the network of that name give {' or '.join(specs)}")
+    return load_file(target, trust)
+
+
+def _specs_named(name: str) -> Iterator[str]:
+    for source, names in _NAMES.items():
+        try:
+            known = name.lower() in names()
+        except LoadError:  # not installed: it has nothing to offer
+            continue
+        if known:
+            yield f"{source}:{name.lower()}"
+
+
+def _torchvision_names() -> Iterable[str]:
+    names: Iterable[str] = import_torchvision().models.list_models()
+    return names
+
+
+def _timm_names() -> Iterable[str]:
+    names: Iterable[str] = import_timm().list_models()
+    return names
+
+
+_NAMES: dict[str, Callable[[], Iterable[str]]] = {
+    "zoo": zoo.names,
+    "torchvision": _torchvision_names,
+    "timm": _timm_names,
+}
