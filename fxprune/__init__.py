@@ -47,7 +47,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Python binds a submodule to its package when it is first imported: fxprune.explain, the function, would be lost."""
+    """Importing a submodule binds it to its package, and the function fxprune.explain would be lost to its module."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
-from fxprune.channels.engine import bind_inputs
+from fxprune.channels.engine import Analysis
 from fxprune.facts import WeightMasks
 from fxprune.program import Program, named_tensors
 
@@ -29,24 +27,20 @@ class Cost:
         return asdict(self)
 
 
-def cost(program: Program) -> Cost:
-    """Cost of a program, from shapes and masks alone. MACs = FLOPs / 2 of torch.utils.flop_counter, divided by the
-    batch.
+def cost(program: Program, analysis: Analysis) -> Cost:
+    """Cost of a program, from shapes and masks alone.
+
+    MACs are half the FLOPs that torch.utils.flop_counter's formulas gave during the analysis, divided by the batch.
     """
     parameters = {id(one): one.numel() for one in program.module.parameters()}
     total = sum(parameters.values())
     masks = program.facts[WeightMasks].masks if WeightMasks in program.facts else {}
     zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks.values())
     held = {id(one): one.numel() * one.element_size() for one in named_tensors(program.module).values()}
-    return Cost(total, total - zeros, macs(program), sum(held.values()))
+    return Cost(total, total - zeros, analysis.flops // 2 // _batch(program), sum(held.values()))
 
 
-def macs(program: Program) -> int:
-    """Multiply-accumulates of convolutions and matrix products for one example."""
-    values = bind_inputs(program.module.graph, program.inputs.args, program.inputs.kwargs)
-    values = pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), values)
-    batch = next((one.shape[0] for one in pytree.tree_leaves(values) if isinstance(one, Tensor) and one.ndim), 1)
-    program.module.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        fx.Interpreter(program.module).run(*values)
-    return int(counter.get_total_flops()) // 2 // max(batch, 1)
+def _batch(program: Program) -> int:
+    """First dimension of the first input tensor."""
+    leaves = pytree.tree_leaves((program.inputs.args, dict(program.inputs.kwargs)))
+    return max(1, next((one.shape[0] for one in leaves if isinstance(one, Tensor) and one.ndim), 1))

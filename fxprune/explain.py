@@ -79,9 +79,9 @@ def explain(model: nn.Module, example_inputs: Any = None, *, approximate: str = 
 
 
 def _last_line(node: fx.Node) -> str:
-    """The innermost frame outside PyTorch and fxprune that made this node."""
+    """The innermost frame outside PyTorch and the tracer that made this node."""
     frames = [line.strip() for line in (node.stack_trace or "").splitlines()]
-    ours = tuple(f'File "{Path(package).parent}' for package in (torch.__file__, __file__))
+    ours = tuple(f'File "{folder}/' for folder in (Path(torch.__file__).parent, Path(__file__).parent / "capture"))
     places = [n for n, line in enumerate(frames) if line.startswith('File "') and not line.startswith(ours)]
     if not places:
         return ""

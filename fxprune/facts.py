@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from torch import Tensor
 
+from fxprune.channels.engine import Analysis
 from fxprune.channels.solve import Ints
 
 
@@ -88,6 +89,7 @@ class Shrunk:
     signal          how much the compared outputs depended on the input, relative to their size; None when it was
                     skipped
     dense           weights that lost their mask because their layer was shrunk
+    analysis        the engine's answers about the smaller network
     """
 
     kept: Mapping[str, Mapping[int, Ints]]
@@ -97,6 +99,7 @@ class Shrunk:
     error: float | None
     signal: float | None
     dense: frozenset[str]
+    analysis: Analysis = field(repr=False)
 
 
 @dataclass(frozen=True)

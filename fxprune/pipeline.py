@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -243,8 +243,8 @@ def _report(
         notes += ("no channel was removed: no layer is resilient at this setting",)
     return Report(
         asked=_asked(options),
-        before=cost(dense.with_facts()),
-        after=cost(small),
+        before=cost(replace(dense, facts={}), couplings.analysis),
+        after=cost(small, shrunk.analysis),
         layers=layer_lines(dense, small, couplings),
         groups=group_lines(couplings, shrunk.widths, {**dense.fact(Prunable).frozen, **shrunk.refused}),
         average_sparsity=float(average.average) if average else None,

@@ -7,13 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.channels.engine import bind_inputs
 from fxprune.channels.groups import ChannelGroup, Couplings
 from fxprune.facts import SensitivityReport, Shrunk, SparsityReport, WeightMasks, WidthPlan
+from fxprune.metarun import meta_values, on_meta
 from fxprune.program import Program
 
 
@@ -58,11 +57,8 @@ class _Shapes(fx.Interpreter):
 
 def _graph_lines(program: Program, graph: fx.Graph, mode: str) -> Iterator[str]:
     walker = _Shapes(program, graph)
-    values = bind_inputs(graph, program.inputs.args, program.inputs.kwargs)
-    program.module.train(mode == "train")
-    with torch.no_grad():
-        walker.run(*pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), values))
-    program.module.eval()
+    with on_meta(program.module, mode):
+        walker.run(*meta_values(graph, program.inputs))
     for node in graph.nodes:
         yield f"{_node_text(program, node)} : {walker.shapes[node.name]}"
 

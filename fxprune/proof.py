@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from fxprune.channels.engine import bind_inputs
+from fxprune.channels.engine import Analysis
 from fxprune.channels.groups import Couplings
 from fxprune.channels.rewrite import Rewritten
+from fxprune.metarun import bind_inputs
 from fxprune.program import Inputs, Program, first_names
 from fxprune.reference import NumberRunner, Reference, Watcher
 
@@ -37,24 +38,28 @@ class Verdict:
     fault: str = ""
     signal: float = 1.0
     node: tuple[str, str] | None = None  # (mode, node) where the structure went wrong, if known
+    analysis: Analysis | None = field(default=None, repr=False)  # the engine's answers about the cut network
 
     def __bool__(self) -> bool:
         return not self.fault
 
 
 def prove(dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> Verdict:
-    """Compare all outputs; drawn again where the numbers happen to leave outputs that hardly depend on the input."""
+    """Compare all outputs; drawn again where the numbers happen to leave outputs that hardly depend on the input.
+
+    A very deep network may overflow even so. Then nothing is proved and the verdict's error is NaN.
+    """
     verdict = Verdict()
     for attempt in range(_DRAWS):
-        verdict = _compare(dense, couplings, result, seed + attempt)
+        noise = _Noise(dense, couplings, result, seed + attempt, amplify=attempt % 2 == 0)
+        verdict = _compare(dense, couplings, result, noise, seed + attempt)
         if not verdict or verdict.signal > _FAINT:
             break
     return verdict
 
 
-def _compare(dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> Verdict:
+def _compare(dense: Program, couplings: Couplings, result: Rewritten, noise: _Noise, seed: int) -> Verdict:
     """Run both networks in float64 on the same random numbers."""
-    noise = _Noise(dense, couplings, result, seed)
     inputs = random_inputs(dense, seed)
     worst, signal = 0.0, 1.0
     for mode, graph in dense.graphs():
@@ -65,12 +70,19 @@ def _compare(dense: Program, couplings: Couplings, result: Rewritten, seed: int)
         missed = reference_mode.missed()
         if missed:
             return Verdict(fault=f"{missed} was not called as analysed, so nothing can be proved about it")
+        if not _finite(expected):
+            return Verdict(math.nan, signal=0.0)
         error = difference(expected, found)
         worst, signal = max(worst, error), min(signal, _signal(expected))
         if not error <= TOLERANCE:
             fault = f"outputs of the {mode} graph differ by {error:.1e} (at most {TOLERANCE:.0e} is allowed)"
             return Verdict(error, fault, signal)
     return Verdict(worst, signal=signal)
+
+
+def _finite(outputs: Any) -> bool:
+    found = [one for one in pytree.tree_leaves(outputs) if isinstance(one, Tensor)]
+    return all(bool(one.isfinite().all()) for one in found)
 
 
 def _signal(outputs: Any) -> float:
@@ -128,7 +140,8 @@ class _Noise:
     not drown in the biases after a few layers.
     """
 
-    def __init__(self, dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> None:
+    def __init__(self, dense: Program, couplings: Couplings, result: Rewritten, seed: int, *, amplify: bool) -> None:
+        self.amplify = amplify
         self.tensors, self.result = dense.tensors, result
         self.labels_of = couplings.analysis.parameter_labels
         self.generator = torch.Generator().manual_seed(seed + 1)
@@ -157,8 +170,8 @@ class _Noise:
 
     def _perturbed(self, name: str, tensor: Tensor, factor: Tensor | None) -> Tensor:
         if not tensor.is_floating_point():
-            return tensor
-        exact = tensor.detach().double()
+            return tensor.detach().clone()  # a traced BatchNorm counts its batches, in place
+        exact = tensor.detach().to(torch.float64, copy=True)
         if factor is None:
             return exact * self._gain(name)
         return exact * (0.5 + factor) if name.endswith("var") else exact + 0.4 * (factor - 0.5)
@@ -166,7 +179,7 @@ class _Noise:
     def _gain(self, name: str) -> float:
         """Square root of inputs before / inputs now."""
         labels = self.labels_of.get(self.first.get(name, name))
-        if labels is None or labels.ndim < 2:
+        if not self.amplify or labels is None or labels.ndim < 2:
             return 1.0
         small = self.result.cut.shape(labels)
         return math.sqrt(math.prod(labels.shape[1:]) / max(1, math.prod(small[1:])))
@@ -174,7 +187,7 @@ class _Noise:
 
 def _run(program: Program, graph: fx.Graph, inputs: Inputs, number: Callable[[str], Tensor], mode: Watcher) -> Any:
     runner = NumberRunner(program, graph, number, mode)
-    values = bind_inputs(graph, inputs.args, inputs.kwargs)
+    values = bind_inputs(graph, inputs)
     program.module.eval()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:  # the calls that the analysis saw on the meta device
         return runner.run(*values)

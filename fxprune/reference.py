@@ -34,6 +34,7 @@ class NumberRunner(fx.Interpreter):
     def __init__(self, program: Program, graph: fx.Graph, number: Callable[[str], Tensor], watcher: Watcher) -> None:
         super().__init__(program.module, graph=graph)
         self.number, self.watcher = number, watcher
+        self.trainable = {name: one.requires_grad for name, one in named_tensors(program.module).items()}
 
     def run_node(self, n: fx.Node) -> Any:
         self.watcher.node = n.name
@@ -45,10 +46,13 @@ class NumberRunner(fx.Interpreter):
         return self._fetch([str(target)])[0]
 
     def _fetch(self, names: list[str]) -> list[Tensor]:
-        """Numbers are made outside the network's own arithmetic."""
+        """Numbers are made outside the network's own arithmetic.
+
+        They require gradients where the skeleton's do: PyTorch issues other products for such weights.
+        """
         self.watcher.paused = True
         try:
-            return [self.number(name) for name in names]
+            return [self.number(name).requires_grad_(self.trainable[name]) for name in names]
         finally:
             self.watcher.paused = False
 

@@ -104,11 +104,12 @@ def layer_lines(dense: Program, small: Program, couplings: Couplings) -> tuple[L
     """Every layer that makes channels, in the order of the network."""
     shares = dense.facts[SparsityReport].layers if SparsityReport in dense.facts else {}
     masks = small.facts[WeightMasks].masks if WeightMasks in small.facts else {}
+    shapes = [{name: one.shape for name, one in program.module.named_parameters()} for program in (dense, small)]
     lines: dict[str, LayerLine] = {}
     for producer in couplings.analysis.producers:
         name = producer.weight
         axis = _output_dim(couplings, name, producer.outputs)
-        before, after = (dict(one.module.named_parameters())[name].shape[axis] for one in (dense, small))
+        before, after = (known[name][axis] for known in shapes)
         shrunk = after < before
         kind = (
             "follows"

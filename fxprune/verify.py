@@ -1,4 +1,4 @@
-"""Proof that a rewrite was exact: structure on the meta device, then numbers in float64; freeze and retry where it was not.
+"""Check of a rewrite: structure on the meta device, then numbers in float64; freeze and retry where it was not exact.
 
 The claim: the cut network computes what the dense network computes when every consumer's columns of the removed
 channels are set to zero. Both are run on random numbers with perturbed normalisation statistics. Calls that average
@@ -9,18 +9,15 @@ groups approximate.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.channels.cut import Cut
-from fxprune.channels.engine import bind_inputs
+from fxprune.channels.engine import Analysis, WalkError
 from fxprune.channels.groups import Couplings
 from fxprune.channels.layers import Labels
-from fxprune.channels.recheck import disagreement
+from fxprune.channels.recheck import analyse_again, disagreement
 from fxprune.channels.rewrite import Rewritten, rewrite
 from fxprune.channels.solve import Ints
 from fxprune.errors import ProofError, RewriteError
@@ -29,59 +26,47 @@ from fxprune.proof import Verdict, prove
 
 
 def check(dense: Program, couplings: Couplings, result: Rewritten, *, numbers: bool = True, seed: int = 0) -> Verdict:
-    """Structure first (shapes at every node, the engine run again), then numbers. Nothing is changed."""
-    verdict = _shapes(couplings, result)
+    """Structure first (the engine run again: shapes at every node, then couplings), then numbers. Changes nothing."""
+    try:
+        again = analyse_again(couplings, result)
+    except WalkError as error:
+        return Verdict(fault=str(error), node=error.place)
+    verdict = _shapes(couplings, result, again)
     if verdict:
-        verdict = Verdict(fault=disagreement(couplings, result))
-    if not verdict or not numbers:
-        return verdict
-    return prove(dense, couplings, result, seed)
+        verdict = Verdict(fault=disagreement(couplings, result, again))
+    if verdict and numbers:
+        verdict = _proved(dense, couplings, result, seed)
+    return replace(verdict, analysis=again)
 
 
-def _shapes(couplings: Couplings, result: Rewritten) -> Verdict:
+def _proved(dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> Verdict:
+    try:
+        return prove(dense, couplings, result, seed)
+    except Exception as error:  # a network that does not run on numbers proves nothing
+        return Verdict(fault=f"the proof could not be run: {type(error).__name__}: {first_line(error)}")
+
+
+def _shapes(couplings: Couplings, result: Rewritten, again: Analysis) -> Verdict:
     """Every tensor of the cut network has the shape that its labels demand."""
-    for mode, graph in result.program.graphs():
-        walker = _ShapeWalker(result.program, graph, mode, couplings, result.cut)
-        values = bind_inputs(graph, result.program.inputs.args, result.program.inputs.kwargs)
-        values = pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), values)
-        result.program.module.train(mode == "train")
-        try:
-            with torch.no_grad():
-                walker.run(*values)
-        except ProofError as error:
-            return Verdict(fault=str(error), node=(mode, walker.at))
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            fault = f"the {mode} graph fails at {walker.at}: {type(error).__name__}: {first}"
-            return Verdict(fault=fault, node=(mode, walker.at))
-        finally:
-            result.program.module.eval()
+    for place, seen in again.seen.items():
+        dense = couplings.analysis.seen.get(place)
+        if dense is None:
+            return Verdict(fault=f"{place[1]} is not a node of the dense network")
+        for was, now in zip(_labels(dense.value), _labels(seen.value), strict=True):
+            wanted = result.cut.shape(was)
+            if now.shape != wanted:
+                fault = f"{place[1]} has shape {now.shape} where the labels say {wanted}"
+                return Verdict(fault=fault, node=place)
     return Verdict()
 
 
-class _ShapeWalker(fx.Interpreter):
-    def __init__(self, program: Program, graph: fx.Graph, mode: str, couplings: Couplings, cut: Cut) -> None:
-        super().__init__(program.module, graph=graph)
-        self.mode, self.couplings, self.cut, self.at = mode, couplings, cut, ""
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.at = n.name
-        result = super().run_node(n)
-        seen = self.couplings.analysis.seen.get((self.mode, n.name))
-        if seen is None:
-            raise ProofError(f"{n.name} is not a node of the dense network")
-        wanted = [leaf for leaf in _leaves(seen.value) if isinstance(leaf, Labels)]
-        found = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        for labels, tensor in zip(wanted, found, strict=True):
-            if tuple(tensor.shape) != self.cut.shape(labels):
-                raise ProofError(
-                    f"{n.name} has shape {tuple(tensor.shape)} where the labels say {self.cut.shape(labels)}"
-                )
-        return result
+def _labels(value: Any) -> list[Labels]:
+    leaves = pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, Labels))
+    return [leaf for leaf in leaves if isinstance(leaf, Labels)]
 
 
-def _leaves(value: Any) -> list[Any]:
-    return pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, Labels))
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 @dataclass(frozen=True)
@@ -142,9 +127,9 @@ def _touching(couplings: Couplings, kept: Mapping[int, Ints], verdict: Verdict) 
         return []
     mode, name = verdict.node
     analysis = couplings.analysis
-    labels = [leaf for leaf in _leaves(analysis.seen[mode, name].value) if isinstance(leaf, Labels)]
+    labels = _labels(analysis.seen[mode, name].value)
     for source in analysis.inputs_of.get(verdict.node, ()):
-        labels += [leaf for leaf in _leaves(analysis.seen[mode, source].value) if isinstance(leaf, Labels)]
+        labels += _labels(analysis.seen[mode, source].value)
     atoms = [layer.reshape(-1).numpy() for one in labels for layer in one.layers]
     found = {int(index) for one in atoms for index in set(couplings.group_of[one].tolist())}
     return sorted(found & set(kept))

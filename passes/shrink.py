@@ -42,6 +42,7 @@ class Shrink:
         planned = program.fact(WidthPlan).kept
         proved = rewrite_and_prove(program, couplings, planned, numbers=self.proof, retry=self.retry, seed=self.seed)
         result = proved.result
+        assert proved.verdict.analysis is not None  # a verdict without one is a fault
         masks, repairs = _Masks(program, couplings, result, proved.kept).cut()
         groups = couplings.groups
         shrunk = Shrunk(
@@ -52,6 +53,7 @@ class Shrink:
             error=proved.verdict.error if self.proof else None,
             signal=proved.verdict.signal if self.proof else None,
             dense=frozenset(_masks_of(program)) - frozenset(masks),
+            analysis=proved.verdict.analysis,
         )
         return result.program.with_facts(shrunk, WeightMasks(masks), repairs, program.fact(Ranking))
 

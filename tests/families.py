@@ -1,4 +1,4 @@
-"""The networks that whole families stand for, with fresh weights and random statistics, at sizes that run in seconds."""
+"""Networks that whole families stand for, with fresh weights and random statistics, at sizes that run in seconds."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def pictures(name: str, batch: int = 2, size: int | None = None, dtype: torch.dt
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     """Random BatchNorm statistics, affine parameters, biases and scales, in place; weights that are all zero are drawn.
 
-    Fresh networks hide faults: mean 0 and bias 0 make removed and kept channels alike, a head of zeros makes every output
-    equal, and a layer scale of 1e-6 mutes its whole branch.
+    Fresh networks hide faults: mean 0 and bias 0 make removed and kept channels alike, a head of zeros makes every
+    output equal, and a layer scale of 1e-6 mutes its whole branch.
     """
     draw = torch.Generator().manual_seed(seed)
     for part in module.modules():
@@ -91,7 +91,7 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-# -- what a report says about a network ---------------------------------------------------------------------------------
+# -- what a report says about a network ------------------------------------------------------------------------------
 
 
 def prunable(report: Report) -> list[GroupLine]:

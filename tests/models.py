@@ -1,6 +1,7 @@
-"""Small networks, one for each way in which channels can be coupled. Widths and pixel counts all differ, so that nothing fits by chance.
+"""Small networks, one for each way in which channels can be coupled.
 
-`NETWORKS` holds them all by name; the families live in `models_*.py` beside this file.
+Widths and pixel counts all differ, so that nothing fits by chance. `NETWORKS` holds them all by name; the families live
+in `models_*.py` beside this file.
 """
 
 from __future__ import annotations
@@ -105,4 +106,5 @@ def pooled(x: Tensor) -> Tensor:
 import models_blocks  # noqa: E402, F401  (imported for the networks they register)
 import models_layers  # noqa: E402, F401
 import models_layout  # noqa: E402, F401
+import models_mixed  # noqa: E402, F401
 import models_modes  # noqa: E402, F401

@@ -31,7 +31,9 @@ def projection_shortcut() -> nn.Module:
     )  # fmt: skip
 
 
-@network({"a.weight": (3, 3, 3, 3), "b.weight": (3, 1, 3, 3), "b.bias": (3,), "bn.bias": (3,), "c.weight": (5, 3, 1, 1)})
+@network(
+    {"a.weight": (3, 3, 3, 3), "b.weight": (3, 1, 3, 3), "b.bias": (3,), "bn.bias": (3,), "c.weight": (5, 3, 1, 1)}
+)
 def depthwise() -> nn.Module:
     def run(s: Net, x: Tensor) -> Tensor:
         return s.c(s.bn(s.b(F.relu6(s.a(x)))))
@@ -39,7 +41,9 @@ def depthwise() -> nn.Module:
     return Net(run, a=conv(3, 6), b=conv(6, 6, groups=6), bn=nn.BatchNorm2d(6), c=conv(6, 5, 1))
 
 
-@network({"a.weight": (3, 3, 3, 3), "b.weight": (6, 1, 3, 3), "b.bias": (6,), "bn.weight": (6,), "c.weight": (5, 6, 1, 1)})
+@network(
+    {"a.weight": (3, 3, 3, 3), "b.weight": (6, 1, 3, 3), "b.bias": (6,), "bn.weight": (6,), "c.weight": (5, 6, 1, 1)}
+)
 def depthwise_multiplier() -> nn.Module:
     def run(s: Net, x: Tensor) -> Tensor:
         return s.c(s.bn(s.b(s.a(x))).relu())
@@ -94,7 +98,9 @@ def chunk() -> nn.Module:
     return Net(run, a=conv(3, 16), b=conv(8, 7), c=conv(8, 5))
 
 
-@network({"a.weight": (4, 3, 3, 3), "squeeze.weight": (2, 4, 1, 1), "excite.weight": (4, 2, 1, 1), "c.weight": (5, 4, 1, 1)})
+@network(
+    {"a.weight": (4, 3, 3, 3), "squeeze.weight": (2, 4, 1, 1), "excite.weight": (4, 2, 1, 1), "c.weight": (5, 4, 1, 1)}
+)
 def gate() -> nn.Module:
     def run(s: Net, x: Tensor) -> Tensor:
         x = s.a(x)
@@ -115,7 +121,10 @@ def shared() -> nn.Module:
     return Net(lambda s, x: s.fc(pooled(s.b(s.b(s.a(x)).relu()))), a=conv(3, 6), b=conv(6, 6), fc=nn.Linear(6, 5))
 
 
-@network({"a.weight": (3, 3, 3, 3), "kernel": (5, 3, 3, 3), "offset": (5,), "c.weight": (4, 5, 1, 1)}, consumers={"kernel": 1})
+@network(
+    {"a.weight": (3, 3, 3, 3), "kernel": (5, 3, 3, 3), "offset": (5,), "c.weight": (4, 5, 1, 1)},
+    consumers={"kernel": 1},
+)
 def functional_conv() -> nn.Module:
     def run(s: Net, x: Tensor) -> Tensor:
         return s.c(F.conv2d(s.a(x).relu(), s.kernel, s.offset, padding=1))
@@ -133,7 +142,10 @@ def layer_scale() -> nn.Module:
     return Net(run, a=conv(3, 6), gamma=nn.Parameter(torch.randn(6, 1, 1)), b=conv(6, 6), c=conv(6, 5, 1))
 
 
-@network({"a.weight": (4, 3, 1, 1), "q.weight": (6, 4), "k.weight": (6, 4), "v.weight": (10, 4), "c.weight": (5, 10)}, silenced=("q.weight", "q.bias"))
+@network(
+    {"a.weight": (4, 3, 1, 1), "q.weight": (6, 4), "k.weight": (6, 4), "v.weight": (10, 4), "c.weight": (5, 10)},
+    silenced=("q.weight", "q.bias"),
+)
 def attention_fused() -> nn.Module:
     """Two heads of 6 for queries and keys, two of 10 for values."""
 
@@ -146,7 +158,10 @@ def attention_fused() -> nn.Module:
     return Net(run, a=conv(3, 8, 1), q=nn.Linear(8, 12), k=nn.Linear(8, 12), v=nn.Linear(8, 20), c=nn.Linear(20, 5))
 
 
-@network({"q.weight": (6, 3, 1, 1), "k.weight": (6, 3, 1, 1), "v.weight": (10, 3, 1, 1), "c.weight": (5, 10)}, silenced=("q.weight", "q.bias"))
+@network(
+    {"q.weight": (6, 3, 1, 1), "k.weight": (6, 3, 1, 1), "v.weight": (10, 3, 1, 1), "c.weight": (5, 10)},
+    silenced=("q.weight", "q.bias"),
+)
 def attention_explicit() -> nn.Module:
     def run(s: Net, x: Tensor) -> Tensor:
         batch = x.shape[0]
@@ -171,7 +186,10 @@ def several_inputs() -> nn.Module:
     return Pair(a=conv(3, 6), b=conv(2, 6), c=conv(6, 5, 1))
 
 
-@network({"a.weight": (3, 3, 3, 3), "b.weight": (3, 2, 3, 3), "c.weight": (5, 3, 1, 1)}, named={"right": (2, 2, 8, 6), "left": IMAGE})
+@network(
+    {"a.weight": (3, 3, 3, 3), "b.weight": (3, 2, 3, 3), "c.weight": (5, 3, 1, 1)},
+    named={"right": (2, 2, 8, 6), "left": IMAGE},
+)
 def keyword_input() -> nn.Module:
     return Pair(a=conv(3, 6), b=conv(2, 6), c=conv(6, 5, 1))
 
@@ -200,6 +218,12 @@ def dict_output() -> nn.Module:
 @network({"a.weight": (3, 3, 1, 1), "b.weight": (3, 3, 1, 1), "c.weight": (3, 3, 1, 1), "fc.weight": (5, 3)})
 def tied_weights() -> nn.Module:
     """Two convolutions share one weight and have each its own bias."""
-    net = Net(lambda s, x: s.fc(pooled(s.c(s.b(s.a(x)).relu()))), a=conv(3, 6, 1), b=conv(6, 6, 1), c=conv(6, 6, 1), fc=nn.Linear(6, 5))
+    net = Net(
+        lambda s, x: s.fc(pooled(s.c(s.b(s.a(x)).relu()))),
+        a=conv(3, 6, 1),
+        b=conv(6, 6, 1),
+        c=conv(6, 6, 1),
+        fc=nn.Linear(6, 5),
+    )
     net.c.weight = net.b.weight
     return net

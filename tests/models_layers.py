@@ -1,4 +1,4 @@
-"""Networks around one kind of layer: normalisations, transposed convolutions, other dimensions, activations with weights."""
+"""Networks around one kind of layer: normalisation, transposed convolution, other dimensions, activations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from models import Net, conv, network, pooled
 from torch import Tensor, nn
 
 
-@network({"a.weight": (4, 3, 3, 3), "c.weight": (5, 4, 1, 1)}, consumers={}, inexact=True)
+@network({"a.weight": (4, 3, 3, 3), "kernel": (5, 4, 3, 3), "c.weight": (5, 5, 1, 1)}, inexact=True)
 def weight_standardised() -> nn.Module:
     """Weights are normalised over all that one output channel reads, on their way into the convolution."""
 
@@ -21,7 +21,9 @@ def weight_standardised() -> nn.Module:
     return Net(run, a=conv(3, 8), kernel=nn.Parameter(torch.randn(10, 8, 3, 3)), c=conv(10, 5, 1))
 
 
-@network({"a.weight": (3, 3, 3, 3), "up.weight": (3, 5, 2, 2), "up.bias": (5,), "bn.weight": (5,), "c.weight": (4, 5, 1, 1)})
+@network(
+    {"a.weight": (3, 3, 3, 3), "up.weight": (3, 5, 2, 2), "up.bias": (5,), "bn.weight": (5,), "c.weight": (4, 5, 1, 1)}
+)
 def transposed() -> nn.Module:
     def run(s: Net, x: Tensor) -> Tensor:
         return s.c(s.bn(s.up(s.a(x).relu())).relu())
@@ -82,15 +84,15 @@ def layer_norm() -> nn.Module:
     return Net(run, a=conv(3, 8), norm=nn.LayerNorm(8), up=nn.Linear(8, 14), down=nn.Linear(14, 5))
 
 
-@network({"a.weight": (4, 3, 3, 3), "c.weight": (5, 4, 1, 1), "d.weight": (5, 5)}, inexact=True)
+@network({"a.weight": (4, 3, 3, 3), "c.weight": (5, 4, 1, 1), "fc.weight": (5, 5)}, inexact=True)
 def mean_over_channels() -> nn.Module:
     """Spatial attention: a map made of the mean over all channels weighs each of them."""
 
     def run(s: Net, x: Tensor) -> Tensor:
         x = s.a(x)
-        return s.d(pooled(s.c(x * x.mean(1, keepdim=True).sigmoid()).relu()))
+        return s.fc(pooled(s.c(x * x.mean(1, keepdim=True)).relu()))
 
-    return Net(run, a=conv(3, 8), c=conv(8, 10, 1), d=nn.Linear(10, 5))
+    return Net(run, a=conv(3, 8), c=conv(8, 10, 1), fc=nn.Linear(10, 5))
 
 
 @network({"a.weight": (3, 3, 3, 3), "norm.weight": (3,), "norm.running_mean": (3,), "c.weight": (5, 3, 1, 1)})
@@ -114,7 +116,9 @@ def conv1d() -> nn.Module:
     return Net(run, a=nn.Conv1d(2, 6, 3), bn=nn.BatchNorm1d(6), b=nn.Conv1d(6, 10, 3, padding=1), fc=nn.Linear(10, 4))
 
 
-@network({"a.weight": (3, 2, 3, 3, 3), "bn.weight": (3,), "b.weight": (5, 3, 1, 1, 1), "fc.weight": (4, 5)}, (2, 2, 5, 6, 7))
+@network(
+    {"a.weight": (3, 2, 3, 3, 3), "bn.weight": (3,), "b.weight": (5, 3, 1, 1, 1), "fc.weight": (4, 5)}, (2, 2, 5, 6, 7)
+)
 def conv3d() -> nn.Module:
     def run(s: Net, x: Tensor) -> Tensor:
         x = F.avg_pool3d(s.bn(s.a(x)).relu(), 2)

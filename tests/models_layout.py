@@ -134,6 +134,19 @@ def pad_zeros() -> nn.Module:
     return Net(run, **_padded_parts())
 
 
+@network(PADDED)
+def pad_sizes() -> nn.Module:
+    """The same with sizes taken from the input."""
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = s.a(x).relu()
+        y = F.avg_pool2d(x, 2)
+        zeros = torch.zeros(x.shape[0], 4, y.size(2), y.size(3), dtype=x.dtype, device=x.device)
+        return s.c(s.b(x) + torch.cat((zeros, y), dim=1))
+
+    return Net(run, **_padded_parts())
+
+
 @network({"a.weight": (8, 3, 3, 3), "b.weight": (5, 4, 1, 1), "c.weight": (4, 8, 1, 1)})
 def slice_strided() -> nn.Module:
     """Every second channel: pairs stay or go together."""
@@ -185,10 +198,10 @@ def index_buffer() -> nn.Module:
     return Net(lambda s, x: s.c(s.a(x)[:, s.order].relu()), a=conv(3, 10), order=order, c=conv(10, 4, 1))
 
 
-@network({"a.weight": (5, 3, 3, 3), "order": (4,), "c.weight": (4, 4, 1, 1)})
+@network({"a.weight": (5, 3, 3, 3), "order": (3,), "c.weight": (4, 3, 1, 1)})
 def index_select() -> nn.Module:
     """Some channels are picked, one of them twice; the others are read by nobody else."""
-    order = torch.tensor([4, 7, 1, 0, 4, 2, 8])
+    order = torch.tensor([4, 7, 9, 6, 4, 5, 8])
     return Net(lambda s, x: s.c(torch.index_select(s.a(x), 1, s.order)), a=conv(3, 10), order=order, c=conv(7, 4, 1))
 
 

@@ -51,6 +51,4 @@ def auxiliary_head() -> nn.Module:
         out = s.fc(pooled(s.b(x)))
         return (out, s.aux(pooled(x))) if s.training else out
 
-    return Net(
-        run, a=conv(3, 6), bn=nn.BatchNorm2d(6), b=conv(6, 10), aux=nn.Linear(6, 4), fc=nn.Linear(10, 4)
-    )
+    return Net(run, a=conv(3, 6), bn=nn.BatchNorm2d(6), b=conv(6, 10), aux=nn.Linear(6, 4), fc=nn.Linear(10, 4))

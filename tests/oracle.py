@@ -1,65 +1,77 @@
-"""What a cut network must compute, worked out without the engine: the user's own module with input columns zeroed.
+"""The oracle of the construct tests: it knows nothing of labels.
 
-A channel is gone for the rest of the network when everything that consumes it multiplies it by zero. So the columns of
-convolutions and linear layers that the recipe does not list as kept are zeroed in a copy of the dense module; outputs of
-removed channels are still computed there, and nobody looks at them. Only the recipe's names and indices are used.
+It runs the user's dense network with those columns of the consumers set to zero that the recipe says are gone.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
+from models import Case
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.recipe import Recipe
+import fxprune
+
+EXACT = 1e-9  # max|a - b| / max|a| in float64
 
 
-def oracle(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """A copy of `model` in eval mode that ignores every channel the recipe removes."""
-    dense = copy.deepcopy(model).eval()
+def halved(case: Case, **options: Any) -> fxprune.Compiled:
+    asked: dict[str, Any] = {"approximate": "cut" if case.inexact else None, **options}
+    return fxprune.compile(
+        case.model(), case.example(), keep_rate=0.5, select="random", keep_weights=True, retry=False, **asked
+    )
+
+
+def difference(expected: Any, found: Any) -> float:
+    """max|a - b| / max|a| of the worst tensor; structures and shapes must be equal."""
+    ours, theirs = pytree.tree_flatten(expected), pytree.tree_flatten(found)
+    assert ours[1] == theirs[1]
+    errors = [0.0]
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        assert a.shape == b.shape
+        assert bool(a.isfinite().all()) and bool(a.any())
+        errors.append(((a - b).abs().max() / a.abs().max()).item())
+    return max(errors)
+
+
+def zeroed(model: nn.Module, case: Case, recipe: fxprune.Recipe) -> nn.Module:
+    """The dense network in which nothing reads a removed channel."""
     with torch.no_grad():
-        for path, part in dense.named_modules():
-            if isinstance(part, nn.modules.conv._ConvNd | nn.Linear):
-                part.weight.mul_(columns(f"{path}.weight", part, recipe))
-    return dense
+        for name, dim in {**consumers(model), **case.consumers, **dict.fromkeys(case.silenced, 0)}.items():
+            tensor = model.get_parameter(name)
+            tensor.mul_(kept_mask(tensor, dim, recipe.kept.get(name, {}).get(dim)))
+            if name in recipe.kept_per_group and dim == 1:
+                tensor.mul_(kept_per_group_mask(tensor, recipe.kept_per_group[name][1], recipe.kept.get(name, {})))
+    return model
 
 
-def columns(name: str, layer: nn.Module, recipe: Recipe) -> Tensor:
-    """0 for the input columns of a layer's weight that the recipe drops, 1 elsewhere; shaped as the weight."""
-    ones = torch.ones_like(layer.weight)
-    kept = recipe.kept.get(name, {})
-    conv_groups = getattr(layer, "groups", 1)
-    if conv_groups > 1 and conv_groups in layer.weight.shape[:2] and 1 in layer.weight.shape[:2]:
-        return ones  # depthwise: rows follow their channel, there are no columns
-    dim = int(not getattr(layer, "transposed", False))
-    if dim in kept:
-        ones *= listed(ones, dim, kept[dim])
-    if 1 in recipe.kept_per_group.get(name, {}):
-        rows = len(ones) // conv_groups
-        alive = sorted({row // rows for row in kept.get(0, range(len(ones)))})
-        lists = recipe.kept_per_group[name][1]
-        for number, positions in zip(alive, lists, strict=True):
-            block = ones[number * rows : (number + 1) * rows]
-            block *= listed(block, 1, positions)
-    return ones
+def consumers(model: nn.Module) -> dict[str, int]:
+    """Weights of convolutions and linear layers, and the dimension over which each sums."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            found[f"{path}.weight"] = 1
+        elif isinstance(module, nn.ConvTranspose2d):
+            found[f"{path}.weight"] = 0
+    own = dict(model.named_parameters(remove_duplicate=False))  # a parametrised weight is none
+    return {name: dim for name, dim in found.items() if name in own}
 
 
-def listed(like: Tensor, dim: int, positions: list[int]) -> Tensor:
-    """1 at these positions of a dimension and 0 elsewhere, broadcastable to `like`."""
-    found = torch.zeros(like.shape[dim], dtype=like.dtype)
-    found[positions] = 1
-    return found.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
+def kept_mask(tensor: Tensor, dim: int, kept: list[int] | None) -> Tensor:
+    if kept is None:
+        return torch.ones(1)
+    mask = torch.zeros(tensor.shape[dim])
+    mask[kept] = 1
+    return mask.reshape([-1 if d == dim else 1 for d in range(tensor.ndim)])
 
 
-def relative(expected: Any, found: Any) -> float:
-    """max|a - b| / max|a|, the worst of all tensors of two results; infinite where that is no number."""
-    left, right = (pytree.tree_leaves(value) for value in (expected, found))
-    worst = 0.0
-    for a, b in zip(left, right, strict=True):
-        assert a.shape == b.shape, f"{tuple(a.shape)} against {tuple(b.shape)}"
-        gap = ((a - b).abs().max() / a.abs().max()).item()
-        worst = max(worst, gap if gap == gap else float("inf"))
-    return worst
+def kept_per_group_mask(tensor: Tensor, groups: list[list[int]], kept: Any) -> Tensor:
+    """Rows of conv group g read the columns `groups[g]`. No network here loses whole conv groups of such a layer."""
+    mask = torch.zeros(tensor.shape[:2])
+    per_group = tensor.shape[0] // len(groups)
+    for number, columns in enumerate(groups):
+        rows = torch.arange(number * per_group, (number + 1) * per_group)
+        mask[rows[:, None], columns] = 1
+    return mask.reshape(*tensor.shape[:2], *[1] * (tensor.ndim - 2))

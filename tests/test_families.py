@@ -1,4 +1,4 @@
-"""Whole families of networks, cut to half their channels: the result equals an oracle that knows nothing of the engine."""
+"""Whole families of networks at half their channels: the result equals an oracle that knows nothing of the engine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from families import EXACT, FAMILIES, build, conv_share, pictures, prunable
-from oracle import columns, oracle, relative
+from family_oracle import columns, oracle, over_kept_channels, relative
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -92,7 +91,7 @@ def assert_trains(small: nn.Module, x: Tensor) -> None:
     assert all(parameter.isfinite().all() for parameter in small.parameters())
 
 
-# -- the checks above can fail ------------------------------------------------------------------------------------------
+# -- the checks above can fail ---------------------------------------------------------------------------------------
 
 
 def test_oracle_rejects_a_wrong_recipe() -> None:
@@ -134,7 +133,7 @@ def test_a_changed_model_is_noticed() -> None:
     assert fingerprint(model) != before
 
 
-# -- normalisation over channels ----------------------------------------------------------------------------------------
+# -- normalisation over channels -------------------------------------------------------------------------------------
 
 
 def test_convnext_is_exact_where_weights_are_kept() -> None:
@@ -174,29 +173,6 @@ def test_convnext_is_approximate_by_default_when_weights_are_drawn() -> None:
     done = fxprune.compile(model, x, keep_rate=0.5, select="random", seed=3)
     assert done.report.approximate and not done.report.refused
     assert_trains(done.module, x)
-
-
-def over_kept_channels(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """Each LayerNorm of the user's module computes its statistics from the channels that the recipe keeps."""
-    for path, part in model.named_modules():
-        if isinstance(part, nn.LayerNorm):
-            kept = recipe.kept.get(f"{path}.weight", {}).get(0, list(range(len(part.weight))))
-            dim = 1 if type(part) is not nn.LayerNorm else -1  # torchvision's LayerNorm2d has its channels second
-            part.forward = OverKept(part, kept, dim)
-    return model
-
-
-class OverKept:
-    """Forward of one LayerNorm; removed channels come out as zero."""
-
-    def __init__(self, norm: nn.LayerNorm, kept: list[int], dim: int) -> None:
-        self.norm, self.kept, self.dim = norm, torch.tensor(kept), dim
-
-    def __call__(self, x: Tensor) -> Tensor:
-        rows = x.movedim(self.dim, -1)
-        weight, bias = self.norm.weight[self.kept], self.norm.bias[self.kept]
-        few = F.layer_norm(rows[..., self.kept], (len(self.kept),), weight, bias, self.norm.eps)
-        return torch.zeros_like(rows).index_copy(-1, self.kept, few).movedim(-1, self.dim)
 
 
 def test_every_network_is_listed_once() -> None:

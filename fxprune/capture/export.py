@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.program import Inputs, Program, meta_like, named_tensors, skeleton_of
+from fxprune.program import Inputs, Program, named_tensors, skeleton_of
 
 _aten = torch.ops.aten
 
@@ -19,15 +20,11 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
 
     What is lost: stochastic depth and auxiliary heads, which are not part of the exported (inference) graph.
     """
-    skeleton, tensors = skeleton_of(model)
-    skeleton.eval()
-    args, kwargs = pytree.tree_map_only(
-        Tensor, lambda t: torch.empty_like(t, device="meta"), (inputs.args, dict(inputs.kwargs))
-    )
-    exported, dynamic = _export(skeleton, args, kwargs)
-    module = exported.module(check_guards=False)
+    args, kwargs = pytree.tree_map_only(Tensor, _with_storage, (inputs.args, dict(inputs.kwargs)))
+    exported, dynamic = _export(_structure_copy(model).eval(), args, kwargs)
+    module, tensors = skeleton_of(exported.module(check_guards=False))
     assert isinstance(module, fx.GraphModule)
-    _remove_checks(module.graph)
+    _clean(module.graph)
     module = fx.GraphModule(module, module.graph, class_name=type(model).__name__)  # one whose train() works
     train = fx.Graph()
     train.output(train.graph_copy(module.graph, {}, False))
@@ -36,9 +33,17 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
     if not dynamic:
         notes += ("the batch size is fixed at that of the example inputs",)
-    real = {name: tensors.get(name, empty) for name, empty in named_tensors(module).items()}
-    plain = Inputs(inputs.args, inputs.kwargs)
-    return Program(module, real, plain, train if changed else None, "export", notes)
+    real = {name: tensors[name] for name in named_tensors(module)}
+    return Program(module, real, inputs, train if changed else None, "export", notes)
+
+
+def _with_storage(tensor: Tensor) -> Tensor:
+    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
+
+
+def _structure_copy(model: nn.Module) -> nn.Module:
+    """The user's modules anew, over the user's own tensors."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in named_tensors(model).values()})
 
 
 def _export(skeleton: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:
@@ -57,11 +62,30 @@ def _export(skeleton: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
         return torch.export.export(skeleton, args, dict(kwargs), strict=False), False
 
 
-def _remove_checks(graph: fx.Graph) -> None:
-    """Shape assertions would name the dense network's sizes."""
+_FACTORIES = {
+    _aten.zeros.default: torch.zeros,
+    _aten.ones.default: torch.ones,
+    _aten.full.default: torch.full,
+    _aten.empty.memory_format: torch.empty,
+    _aten.arange.default: torch.arange,
+    _aten.arange.start: torch.arange,
+    _aten.arange.start_step: torch.arange,
+    _aten.linspace.default: torch.linspace,
+    _aten.rand.default: torch.rand,
+    _aten.randn.default: torch.randn,
+}
+
+
+def _clean(graph: fx.Graph) -> None:
+    """Shape assertions name the dense network's sizes; a device that is written down would not follow the network."""
     for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and "assert" in str(node.target) and not node.users:
+        if node.op != "call_function":
+            continue
+        if "assert" in str(node.target) and not node.users:
             graph.erase_node(node)
+        elif node.target in _FACTORIES:
+            node.target = _FACTORIES[node.target]
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name == "dtype"}
     graph.eliminate_dead_code()
 
 
@@ -77,6 +101,3 @@ def _set_training(graph: fx.Graph) -> bool:
         node.args = tuple(args)
         changed = True
     return changed
-
-
-__all__ = ["export_graph", "meta_like"]

@@ -14,7 +14,7 @@ from fxprune.capture.zoo_imports import import_timm, import_torchvision
 from fxprune.errors import LoadError
 
 _SPEC = re.compile(r"[A-Za-z]\w+:.*", re.DOTALL)  # two letters at least: C:\net.pt is a path
-_BARE = re.compile(r"[A-Za-z][\w.-]*")
+_BARE = re.compile(r"[A-Za-z][\w-]*")  # no dot: a missing net.pt is not worth importing timm for
 
 
 def load(target: str, trust: Sequence[str] = (), seed: int = 0) -> Loaded:
@@ -33,7 +33,7 @@ def load(target: str, trust: Sequence[str] = (), seed: int = 0) -> Loaded:
     if _BARE.fullmatch(target) and not Path(target).exists():
         specs = list(_specs_named(target))
         if specs:
-            raise LoadError(f"{target} does not exist as a file; for the network of that name give {' or '.join(specs)}")
+            raise LoadError(f"there is no file {target}; for the network of that name give {' or '.join(specs)}")
     return load_file(target, trust)
 
 

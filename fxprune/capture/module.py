@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from fxprune.capture.export import export_graph
 from fxprune.capture.names import check_names
 from fxprune.capture.trace import bind_arguments, same_graph, trace
 from fxprune.errors import CaptureError
+from fxprune.metarun import meta_values, on_meta
 from fxprune.program import Inputs, Program, adopt, named_tensors, skeleton_of
 
 
@@ -45,6 +45,8 @@ def capture(model: nn.Module, example: Any, *, record_sources: bool = False) -> 
         raise CaptureError(f"the example inputs do not fit {type(model).__name__}.forward: {error}") from None
     try:
         program = _by_fx(skeleton, tensors, inputs, given, record_sources)
+    except CaptureError:
+        raise
     except Exception as error:
         program = _by_export(model, inputs, error)
     return _with_unused(program, model)
@@ -59,20 +61,28 @@ def _by_fx(
     train_graph = None if same_graph(train, evaluate) else train
     if train_graph is not None:
         adopt(module, skeleton, train_graph)
-    check_runs(module, inputs)
+    real = _tensors_of(module, tensors)
+    check_runs(module, module.graph, inputs, "eval")
+    if train_graph is not None:
+        _check_training(module, train_graph, inputs)
     module.eval()
-    return Program(module, _tensors_of(module, tensors), inputs, train_graph)
+    return Program(module, real, inputs, train_graph)
 
 
-def check_runs(module: fx.GraphModule, inputs: Inputs) -> None:
+def check_runs(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs, mode: str) -> None:
     """Run once on the meta device. Raises whatever the network raises."""
-    from fxprune.channels.engine import bind_inputs
+    with on_meta(module, mode):
+        fx.Interpreter(module, graph=graph).run(*meta_values(graph, inputs))
 
-    values = bind_inputs(module.graph, inputs.args, inputs.kwargs)
-    values = pytree.tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), values)
-    module.eval()
-    with torch.no_grad():
-        fx.Interpreter(module).run(*values)
+
+def _check_training(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs) -> None:
+    try:
+        check_runs(module, graph, inputs, "train")
+    except Exception as error:
+        raise CaptureError(
+            f"in train mode the network does not run on the example inputs ({brief(error)}): "
+            "give inputs that both modes accept"
+        ) from error
 
 
 def _tensors_of(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -91,15 +101,15 @@ def _tensors_of(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> dict[s
 
 def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception) -> Program:
     try:
-        return export_graph(model, inputs, _brief(first_error))
+        return export_graph(model, inputs, brief(first_error))
     except Exception as error:
         raise CaptureError(
-            f"{type(model).__name__} cannot be captured. torch.fx: {_brief(first_error)}. "
-            f"torch.export: {_brief(error)}. Check the example inputs; control flow on values is not supported"
+            f"{type(model).__name__} cannot be captured. torch.fx: {brief(first_error)}. "
+            f"torch.export: {brief(error)}. Check the example inputs; control flow on values is not supported"
         ) from error
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
 

@@ -61,7 +61,7 @@ class Atoms:
         """`count` new atoms, owned by dimension `dim` of `name`."""
         self.axes.append(Axis(name, dim, self.total, count, kind))
         self.total += count
-        return torch.arange(self.total - count, self.total)
+        return torch.arange(self.total - count, self.total, device="cpu")  # also where new tensors are meta
 
     def site(self, node: str, operator: str, reason: str = "") -> int:
         """The number of this site; equal sites share one."""

@@ -75,7 +75,7 @@ class Context:
 
     values: Mapping[str, Tensor]
     approximate: str = "cut"
-    force_crossed: frozenset[tuple[str, str]] = frozenset()
+    forced: Mapping[tuple[str, str], str] = field(default_factory=dict)
     atoms: Atoms = field(default_factory=Atoms)
     parameter_labels: dict[str, Labels] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
@@ -83,7 +83,8 @@ class Context:
     claims: list[Claim] = field(default_factory=list)
     producers: list[Producer] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)  # id of a skeleton tensor -> its qualified name
-    crossed: set[tuple[str, str]] = field(default_factory=set)  # (mode, node) of grouped convolutions read as such
+    readings: dict[tuple[str, str], str] = field(default_factory=dict)  # (mode, node) -> "crossed" or "whole groups"
+    flops: int = 0
     opaque: dict[str, int] = field(default_factory=dict)  # parameters of opaque modules -> site
     mode: str = "eval"
     node: str = ""
@@ -190,6 +191,14 @@ class Context:
     def claim(self, kind: str, layer: Tensor, detail: Any = None) -> None:
         self.claims.append(Claim(kind, self.mode, self.node, layer, detail))
 
+    def reads(self, reading: str, otherwise: bool) -> bool:
+        """Whether this call is read in this way: as decided before, else as `otherwise` says. The decision is kept."""
+        place = (self.mode, self.node)
+        chosen = self.forced.get(place) == reading or otherwise
+        if chosen:
+            self.readings[place] = reading
+        return chosen
+
     def contracted(self, operand: int, layer: Tensor) -> None:
         assert self.key is not None
         self.contractions.append(Contraction(self.key, operand, layer))
@@ -264,6 +273,7 @@ class Call:
     rest: tuple[tuple[Any, ...], Mapping[str, Any]]  # all arguments but the first
     result: Any
     function: Any
+    stride: tuple[int, ...] = ()  # of the first argument before the call
 
     def tensor(self, name: str) -> Tensor:
         found: Tensor = self.arguments[name]

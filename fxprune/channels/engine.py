@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from fxprune.channels.atoms import Atoms
 from fxprune.channels.context import Call, CallKey, Claim, Context, Contraction, Normalisation, Producer
@@ -23,6 +24,7 @@ from fxprune.channels.layers import Labels
 from fxprune.channels.leaves import understood
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
+from fxprune.metarun import meta_values, on_meta
 from fxprune.program import Program, named_tensors
 
 
@@ -49,7 +51,8 @@ class Analysis:
     inputs_of: Mapping[tuple[str, str], tuple[str, ...]]  # (mode, node) -> names of the nodes it reads
     opaque: Mapping[str, int]
     approximate: str
-    crossed: frozenset[tuple[str, str]]
+    readings: Mapping[tuple[str, str], str]  # (mode, node) -> how a call with several readings was read
+    flops: int
 
 
 def analyse(
@@ -58,22 +61,25 @@ def analyse(
     approximate: str = "cut",
     freeze_nodes: Mapping[tuple[str, str], str] | None = None,
     freeze_parameters: Mapping[str, str] | None = None,
-    crossed: frozenset[tuple[str, str]] = frozenset(),
+    readings: Mapping[tuple[str, str], str] | None = None,
 ) -> Analysis:
     """Label every tensor of the network.
 
     approximate        "cut": channels behind a normalisation over channels may go (flagged); "freeze": they stay
     freeze_nodes       (mode, node) -> reason: whatever these nodes return stays as it is
     freeze_parameters  qualified name -> reason: these parameters keep their shape
-    crossed            (mode, node) of grouped convolutions to be read as such even where they have become depthwise
+    readings           (mode, node) -> how to read a call that a cut may have made ambiguous (a grouped convolution with
+                       one channel a group looks depthwise)
     """
-    context = Context(values=program.tensors, approximate=approximate, force_crossed=crossed)
+    context = Context(values=program.tensors, approximate=approximate, forced=readings or {})
     for name, tensor in named_tensors(program.module).items():
         context.names.setdefault(id(tensor), name)
     seen: dict[tuple[str, str], Seen] = {}
+    eval_flops = 0
     for mode, graph in program.graphs():
-        context.mode = mode
+        context.mode, context.flops = mode, 0
         _walk(program, graph, context, freeze_nodes or {}, seen)
+        eval_flops = eval_flops or context.flops
     _freeze_parameters(context, freeze_parameters or {})
     return Analysis(
         context.atoms,
@@ -90,7 +96,8 @@ def analyse(
         },
         context.opaque,
         approximate,
-        frozenset(context.crossed),
+        context.readings,
+        eval_flops,
     )
 
 
@@ -101,34 +108,23 @@ def _walk(
     freeze_nodes: Mapping[tuple[str, str], str],
     seen: dict[tuple[str, str], Seen],
 ) -> None:
-    walker = LabelWalker(program.module, graph, context, freeze_nodes, seen)
-    inputs = pytree.tree_map_only(Tensor, _to_meta, bind_inputs(graph, program.inputs.args, program.inputs.kwargs))
-    program.module.train(context.mode == "train")
+    mode = LabelMode(context)
+    walker = LabelWalker(program.module, graph, mode, freeze_nodes, seen)
+    values = meta_values(graph, program.inputs)
     try:
-        with torch.no_grad(), LabelMode(context):
-            walker.run(*inputs)
-    finally:
-        program.module.eval()
+        with on_meta(program.module, context.mode), mode:
+            walker.run(*values)
+    except Exception as error:
+        raise WalkError(context.mode, context.node, error) from error
 
 
-def _to_meta(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta")
+class WalkError(Exception):
+    """The network does not run on the meta device; says in which mode and at which node."""
 
-
-def bind_inputs(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Values for the placeholders of a graph, in order: positional ones first, then by name, then defaults."""
-    values = []
-    positional = list(args)
-    for node in graph.nodes:
-        if node.op != "placeholder":
-            continue
-        if positional:
-            values.append(positional.pop(0))
-        elif node.target in kwargs:
-            values.append(kwargs[node.target])
-        elif node.args:
-            values.append(node.args[0])
-    return values
+    def __init__(self, mode: str, node: str, cause: Exception) -> None:
+        first = (str(cause).strip().splitlines() or [""])[0]
+        super().__init__(f"the {mode} graph fails at {node}: {type(cause).__name__}: {first}")
+        self.place = (mode, node)
 
 
 class LabelMode(TorchDispatchMode):
@@ -137,17 +133,24 @@ class LabelMode(TorchDispatchMode):
     def __init__(self, context: Context) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.context = context
+        self.paused = False  # while the engine handles labels itself
         self.counts: Counter[tuple[str, str]] = Counter()
         self.storages: dict[int, Tensor] = {}  # storage -> the first tensor seen on it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = plain_layout(func, func(*args, **(kwargs or {})))
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        stride = args[0].stride() if args and isinstance(args[0], Tensor) else ()
+        result = plain_layout(func, on_paper(func, args, kwargs))
         context = self.context
+        if func._overloadpacket in flop_registry:
+            context.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
         context.operator = str(func).removesuffix(".default")
         slot = (context.node, context.operator)
         context.key = CallKey(context.mode, context.node, context.operator, self.counts[slot])
         self.counts[slot] += 1
-        call = Call(_by_name(func, args, kwargs or {}), (args[1:], kwargs or {}), result, func)
+        call = Call(_by_name(func, args, kwargs), (args[1:], kwargs), result, func, stride)
         self._apply(func, call)
         return result
 
@@ -181,6 +184,24 @@ class LabelMode(TorchDispatchMode):
             self.context.freeze_all(self.context.of(tensor), "a write into a view")
 
 
+def on_paper(func: Any, args: Any, kwargs: Any) -> Any:
+    """Call an operator on meta tensors; the commonest without PyTorch's decomposition, which takes milliseconds."""
+    name = func._schema.name
+    if name in _SHAPE_KEEPING:
+        return torch.empty_like(args[0])
+    if name in _BATCH_NORMS and not func._schema.is_mutable:
+        return (torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0))
+    if name == "aten::native_batch_norm" and not args[5]:
+        return (torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0))
+    return func(*args, **kwargs)
+
+
+_SHAPE_KEEPING = {
+    f"aten::{name}" for name in ("relu", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "hardtanh")
+}
+_BATCH_NORMS = {"aten::_native_batch_norm_legit_no_training"}
+
+
 def plain_layout(func: Any, result: Any) -> Any:
     """A convolution's result in row-major order. Backends differ here, and matrix products are issued by memory
     layout.
@@ -208,12 +229,13 @@ class LabelWalker(fx.Interpreter):
         self,
         module: nn.Module,
         graph: fx.Graph,
-        context: Context,
+        label_mode: LabelMode,
         freeze_nodes: Mapping[tuple[str, str], str],
         seen: dict[tuple[str, str], Seen],
     ) -> None:
         super().__init__(module, garbage_collect_values=False, graph=graph)
-        self.context = context
+        self.extra_traceback = False
+        self.label_mode, self.context = label_mode, label_mode.context
         self.freeze_nodes = freeze_nodes
         self.seen = seen
 
@@ -222,17 +244,19 @@ class LabelWalker(fx.Interpreter):
         context.node, context.operator = node.name, node.op
         context.opaque_node = self._opaque(node)
         result = super().run_node(node)
-        if isinstance(result, Tensor) and node.op == "get_attr" and result.device.type != "meta":
-            raise AssertionError(f"{node.target} is not on the meta device")
-        reason = self.freeze_nodes.get((context.mode, node.name))
-        if node.op == "output":
-            reason = "a network output"
+        self.label_mode.paused = True
+        context.operator = node.op
+        self._remember(node, result)
+        self.label_mode.paused = False
+        return result
+
+    def _remember(self, node: fx.Node, result: Any) -> None:
+        context = self.context
         self.seen[context.mode, node.name] = Seen(pytree.tree_map_only(Tensor, context.of, result))
+        reason = "a network output" if node.op == "output" else self.freeze_nodes.get((context.mode, node.name))
         if reason is not None:
-            context.operator = node.op
             for labels in self._labels_of(result):
                 context.freeze_all(labels, reason)
-        return result
 
     def _labels_of(self, value: Any) -> list[Labels]:
         return [self.context.of(leaf) for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

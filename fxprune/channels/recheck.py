@@ -1,6 +1,4 @@
-"""Run the engine again on a rewritten network: its couplings must be those of the dense one, restricted to what
-survived.
-"""
+"""Run the engine again on a rewritten network: its couplings must be those of the dense one among the survivors."""
 
 from __future__ import annotations
 
@@ -9,15 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from fxprune.channels.atoms import Axis
-from fxprune.channels.engine import analyse
+from fxprune.channels.engine import Analysis, analyse
 from fxprune.channels.groups import Couplings
 from fxprune.channels.rewrite import Rewritten
 from fxprune.channels.solve import Ints, hard_ties, settle
 
 
-def disagreement(couplings: Couplings, result: Rewritten) -> str:
+def analyse_again(couplings: Couplings, result: Rewritten) -> Analysis:
+    """The engine's answers about the rewritten network, calls read as they were in the dense one."""
+    dense = couplings.analysis
+    return analyse(result.program, approximate=dense.approximate, readings=dense.readings)
+
+
+def disagreement(couplings: Couplings, result: Rewritten, again: Analysis) -> str:
     """What is coupled differently after the rewrite; empty when nothing is."""
-    again = analyse(result.program, approximate=couplings.analysis.approximate, crossed=couplings.analysis.crossed)
     small = settle(again.atoms, hard_ties(again.atoms)).root
     hard = settle(couplings.analysis.atoms, hard_ties(couplings.analysis.atoms)).root
     matched = list(_matched_axes(couplings, result, again.atoms.axes))
@@ -41,9 +44,7 @@ def _name(axis: Axis) -> str:
 
 
 def _first_split(one: Ints, other: Ints) -> int | None:
-    """Position of an entry whose `one` value goes with two different `other` values; None when `one` decides
-    `other`.
-    """
+    """Position of an entry whose `one` value goes with two different `other` values, if there is one."""
     order = np.lexsort((other, one))
     same, differs = one[order][1:] == one[order][:-1], other[order][1:] != other[order][:-1]
     places = np.flatnonzero(same & differs)

@@ -125,8 +125,9 @@ def _square_up(components: Components, rectangles: list[tuple[Ints, int]], ties:
     """
     added = False
     for array, site in rectangles:
-        roots = components.root[array]
-        if components.frozen(array).all() or _varies_along_one(roots):
+        frozen = components.frozen(array)
+        roots = np.where(frozen, FIXED, components.root[array])
+        if frozen.all() or _varies_along_one(roots):
             continue
         dim = max(range(array.ndim), key=lambda d: (_parts_left(roots, d), d))
         others = tuple(d for d in range(array.ndim) if d != dim)
@@ -155,8 +156,9 @@ def _balance(components: Components, atoms: Atoms, ties: Ties) -> tuple[Componen
     added = False
     for balance in atoms.balances:
         matrix = balance.atoms.numpy()
-        roots = components.root[matrix]
-        if components.frozen(matrix).all() or _same_in_each_row(roots):
+        frozen = components.frozen(matrix)
+        roots = np.where(frozen, FIXED, components.root[matrix])
+        if frozen.all() or _same_in_each_row(roots):
             continue
         if _free_rows(components, matrix, roots):
             remembered.append((matrix, balance.site))

@@ -97,13 +97,14 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """State of a compiled module under the user's own names: effective weights, and each mask as `<weight>_mask`."""
     state: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
-        if ".parametrizations." not in name:
+        path, masked, rest = f".{name}".partition(".parametrizations.")  # the network itself may own weights
+        if not masked:
             state[name] = tensor
             continue
-        path, _, rest = name.partition(".parametrizations.")
         leaf, _, part = rest.partition(".")
+        plain = f"{path}.{leaf}".removeprefix(".")
         if part == "original":
-            state[f"{path}.{leaf}"] = getattr(module.get_submodule(path), leaf).detach()
+            state[plain] = getattr(module.get_submodule(path.removeprefix(".")), leaf).detach()
         else:
-            state[f"{path}.{leaf}_mask"] = tensor
+            state[f"{plain}_mask"] = tensor
     return state

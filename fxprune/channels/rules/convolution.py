@@ -54,7 +54,7 @@ def convolution(ctx: Context, call: Call) -> None:
 
 def _is_depthwise(ctx: Context, kernel: Kernel) -> bool:
     """One channel a conv group on at least one side, so that a conv group can only go as a whole."""
-    if kernel.groups == 1 or kernel.columns or (ctx.mode, ctx.node) in ctx.force_crossed:
+    if kernel.groups == 1 or kernel.columns:
         return False
     return 1 in (kernel.weight.shape[1], kernel.row_count // kernel.groups)
 
@@ -98,14 +98,14 @@ def _fresh(ctx: Context, name: str, weight: Tensor, groups: int) -> Kernel:
     channels of its own.
     """
     count, width = weight.shape[0], weight.shape[1]
-    own_columns = width > 1 and count // groups > 1 if groups > 1 else width > 1
+    own_columns = ctx.reads("crossed", width > 1 and count // groups > 1) if groups > 1 else width > 1
     layers: list[Tensor] = []
     rows: tuple[Tensor, ...] = ()
     columns: tuple[Tensor, ...] = ()
     if count > 1:
         rows = (ctx.atoms.fresh(name, 0, count),)
         layers.append(along(rows[0], 0, weight.ndim))
-    if own_columns or (ctx.mode, ctx.node) in ctx.force_crossed:
+    if own_columns:
         columns = (ctx.atoms.fresh(name, 1, width * groups),)
         layers.append(_joint(columns[0], weight, groups) if groups > 1 else along(columns[0], 1, weight.ndim))
     ctx.begin_with(weight, name, tuple(layers))
@@ -151,7 +151,6 @@ def _crossed(ctx: Context, x: Labels, kernel: Kernel, transposed: bool) -> list[
     for layer in reads:
         ctx.contracted(1, _on_weight(layer, kernel, rows=transposed))
     if kernel.groups > 1:
-        ctx.crossed.add((ctx.mode, ctx.node))
         for layer in (*reads, *writes):
             ctx.atoms.keep_balanced(layer.reshape(kernel.groups, -1), ctx.site())
     carried = [layer for layer in met if 1 not in varying(layer)]

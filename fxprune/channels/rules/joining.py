@@ -48,7 +48,7 @@ def _join(operands: list[Labels], dim: int) -> list[Tensor]:
     pieces = []
     for labels in operands:
         found = labels.layers_along({dim})
-        blank = torch.full([size if d == dim else 1 for d, size in enumerate(labels.shape)], FIXED)
+        blank = torch.full([size if d == dim else 1 for d, size in enumerate(labels.shape)], FIXED, device="cpu")
         pieces.append(found[0] if found else blank)
     if all(bool((piece == FIXED).all()) for piece in pieces):
         return []

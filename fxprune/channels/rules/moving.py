@@ -99,6 +99,19 @@ def _every(dim: int, offset: int, step: int) -> tuple[slice, ...]:
     return (slice(None),) * dim + (slice(offset, None, step),)
 
 
+@rule("as_strided")
+def restrided(ctx: Context, call: Call) -> None:
+    """Pooling restrides its result: only strides of size-1 dimensions change and nothing moves. Else: freeze."""
+    tensor = call.tensor("self")
+    labels = ctx.of(tensor)
+    size, stride = call.arguments["size"], call.arguments["stride"]
+    still = all(a == b for a, b, n in zip(stride, call.stride, size, strict=False) if n > 1)
+    if list(labels.shape) != list(size) or not still or call.arguments.get("storage_offset"):
+        ctx.freeze_all(labels, "as_strided reads memory in its own order")
+        labels = Labels(tuple(size))
+    ctx.label(call.result, labels.layers, labels.source)
+
+
 @rule("roll")
 def rolled(ctx: Context, call: Call) -> None:
     """Channels that wrap around are counted anew after a cut: the shift is patched."""

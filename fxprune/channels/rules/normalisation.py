@@ -80,7 +80,7 @@ def group_norm(ctx: Context, call: Call) -> None:
     width = tensor.shape[1] // groups
     for layer in labels.layers_along({1}):
         rows = layer.reshape(groups, width)
-        if width == 1 or (ctx.approximate == "freeze" and groups > 1):
+        if ctx.reads("whole groups", width == 1 or (ctx.approximate == "freeze" and groups > 1)):
             ctx.tie(rows[:, :1], rows)
             ctx.claim("num_groups", rows)
             continue
@@ -94,6 +94,18 @@ def _averaged(ctx: Context, call: Call, before: Labels, after: Labels, layers: l
     inexact = [ctx.inexact(layer, reason) for layer in layers]
     if any(inexact):
         assert ctx.key is not None
-        others = [ctx.of(tensor) for tensor in tensors_in(call.arguments.values())[1:]]
+        others = [_as_seen(before, ctx.of(tensor)) for tensor in tensors_in(call.arguments.values())[1:]]
         ctx.normalisations.append(Normalisation(ctx.key, (before, *others), (after,)))
     return after
+
+
+def _as_seen(x: Labels, vector: Labels) -> Labels:
+    """Labels of an affine parameter by its place in the normalised tensor: the proof must not trust its own ones.
+
+    A vector belongs to dimension 1 of a batch or group norm; a layer norm's parameters to the last dimensions.
+    """
+    trailing = vector.ndim > 1 or x.shape[-1:] == vector.shape != x.shape[1:2]
+    first = x.ndim - vector.ndim if trailing else 1
+    own = set(range(first, first + vector.ndim))
+    layers = [layer for layer in x.layers if varying(layer) <= own]
+    return Labels(vector.shape, tuple(layer.reshape(layer.shape[first : first + vector.ndim]) for layer in layers))

@@ -1,0 +1,153 @@
+"""The command line: parse, call, print. torch is imported inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from fxprune import cli_options as options
+from fxprune import cli_work
+from fxprune.cli_errors import one_line_errors
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        print(f"fxprune {version('fxprune')}")
+    except PackageNotFoundError:
+        print("fxprune, run from a checkout that is not installed")
+    raise typer.Exit
+
+
+_VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.", metavar="")
+
+
+@app.callback()
+def _fxprune(version: Annotated[bool, _VERSION] = False) -> None:
+    """Makes convolutional networks small, and proves that it did so exactly."""
+
+
+@app.command("compile")
+@one_line_errors
+def compile_command(
+    model: options.Model,
+    sparsity: options.Sparsity = None,
+    keep_rate: options.KeepRate = None,
+    only: options.Only = None,
+    ignore: options.Ignore = None,
+    approximate: options.Approximate = None,
+    no_proof: options.NoProof = False,
+    criterion: options.Criterion = "magnitude",
+    policy: options.Policy = None,
+    coupling: options.Coupling = None,
+    average: options.Average = None,
+    select: options.Select = None,
+    init: options.Init = "auto",
+    keep_weights: options.KeepWeights = False,
+    seed: options.Seed = 0,
+    input: options.Input = None,
+    trust: options.Trust = None,
+    output: options.Output = None,
+    force: options.Force = False,
+    opset: options.Opset = None,
+    print_passes: options.PrintPasses = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Remove channels from MODEL, prove it, and write the smaller network as ONNX and as weights.
+
+    fxprune compile model.pt --sparsity 0.98
+    """
+    asked: dict[str, Any] = {
+        "sparsity": sparsity,
+        "keep_rate": keep_rate,
+        "only": only or None,
+        "ignore": ignore or None,
+        "approximate": approximate,
+        "proof": not no_proof,
+        "criterion": criterion,
+        "policy": policy,
+        "coupling": coupling,
+        "average": average,
+        "select": select,
+        "init": init,
+        "keep_weights": keep_weights,
+        "seed": seed,
+    }
+    request = cli_work.Request(
+        model=model,
+        asked={name: value for name, value in asked.items() if value is not None},
+        inputs=input or (),
+        trust=trust or (),
+        output=output,
+        force=force,
+        opset=opset,
+        passes_to=None if not print_passes else sys.stderr if as_json else sys.stdout,
+        quiet=quiet,
+    )
+    done, written = cli_work.compile_and_write(request)
+    if as_json:
+        print(json.dumps({**written.document, "folder": str(written.folder)}, indent=1))
+        return
+    from fxprune.cli_report import show, summary
+
+    show(summary(written.document["model"], done.report, written))
+
+
+@app.command("explain")
+@one_line_errors
+def explain_command(
+    model: options.Model,
+    layer: options.Layer = None,
+    input: options.Input = None,
+    trust: options.Trust = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Show which channels of MODEL go together, which cannot be removed, and why."""
+    origin, found = cli_work.explain(model, input or (), trust or (), quiet)
+    from fxprune.cli_explain import coupled, coupled_view, overview
+    from fxprune.cli_report import show
+
+    told = None if layer is None else coupled(found, layer)
+    if not as_json:
+        show(overview(origin, found) if told is None else coupled_view(told))
+    elif told is None:
+        print(json.dumps({"model": origin, **found.to_dict()}, indent=1))
+    else:
+        print(json.dumps({"model": origin, "layer": layer, "groups": [one.to_dict() for one in told]}, indent=1))
+
+
+@app.command("zoo")
+@one_line_errors
+def zoo_command(as_json: options.Json = False, traceback: options.Traceback = False) -> None:
+    """List the networks that come with fxprune; `compile` and `explain` take them as zoo:NAME."""
+    from fxprune import zoo
+    from fxprune.cli_explain import zoo_view
+    from fxprune.cli_report import show
+
+    entries = [zoo.entry(name) for name in zoo.names()]
+    if as_json:
+        fields = ("name", "input_shape", "num_classes", "description")
+        print(json.dumps([{field: getattr(one, field) for field in fields} for one in entries], indent=1))
+    else:
+        show(zoo_view(entries))
+
+
+def main() -> None:
+    """Entry point of the `fxprune` command."""
+    app(prog_name="fxprune")

@@ -1,0 +1,536 @@
+"""The command line: what it prints, what it writes, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file as load_tensors
+from torch import Tensor, nn
+from typer.testing import CliRunner, Result
+
+from fxprune import cli_options, zoo
+from fxprune.capture import load as loading
+from fxprune.cli import app
+from fxprune.cli_errors import printable
+from fxprune.cli_progress import Phases
+from fxprune.emit import folder as folders
+from fxprune.emit import onnx as onnx_writer
+from fxprune.emit.onnx import OnnxReport
+from fxprune.passes.initialise import MODES
+from fxprune.passes.plan import COUPLINGS
+from fxprune.passes.sensitivity import POLICIES
+from fxprune.passes.sparsity import AVERAGES
+from fxprune.passes.uniform import SELECTIONS
+from fxprune.saliency import criterion
+
+FILES = ["model.onnx", "model.safetensors", "recipe.json", "report.json"]
+NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu()).mean((2, 3))
+"""
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args: str, columns: int = 80) -> Result:
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, args)
+
+
+def refused(result: Result, *words: str, status: int = 2) -> None:
+    """One line on stderr with these words in it, nothing on stdout."""
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and result.stderr.endswith("\n"), result.stderr
+    assert result.stderr.startswith("error: ")
+    for word in words:
+        assert word in result.stderr
+
+
+# --- without torch ----------------------------------------------------------------------------------------------------
+
+
+def test_help_and_version_do_not_import_torch() -> None:
+    code = """
+import sys
+from typer.testing import CliRunner
+from fxprune.cli import app
+for line in ("--help", "compile --help", "explain --help", "zoo --help", "--version", "-h"):
+    done = CliRunner().invoke(app, line.split())
+    assert done.exit_code == 0 and done.stdout, (line, done.output)
+    assert not {"torch", "numpy", "onnx"} & set(sys.modules), line
+import fxprune.pipeline
+assert "torch" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_shows_every_option_of_compile() -> None:
+    text = run("compile", "--help", columns=200).stdout
+    wanted = (
+        "--sparsity --keep-rate --select --criterion --policy --coupling --average --init --seed --keep-weights "
+        "--approximate --no-proof --only --ignore --input --trust --output -o --force --print-passes --json --quiet "
+        "--opset --traceback"
+    )
+    assert [name for name in wanted.split() if f"{name} " not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [
+        (cli_options.Policy, POLICIES),
+        (cli_options.Coupling, COUPLINGS),
+        (cli_options.Average, AVERAGES),
+        (cli_options.Select, SELECTIONS),
+        (cli_options.Init, MODES),
+    ],
+)
+def test_choices_are_those_of_the_passes(option: Any, known: Any) -> None:
+    assert choices(option) == list(known)
+
+
+def test_choices_of_criterion_exist() -> None:
+    assert [criterion(name, 0).name for name in choices(cli_options.Criterion)] == ["magnitude", "random"]
+
+
+def choices(option: Any) -> list[str]:
+    """Values of an Annotated[Literal[...]], optional or not."""
+    found = []
+    for part in get_args(option) or [option]:
+        found += choices(part) if get_args(part) else [part] if isinstance(part, str) else []
+    return found
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+WRONG_OPTIONS = [
+    ("", ("give --sparsity or --keep-rate", "neither was given")),
+    ("--sparsity 0.5 --keep-rate 0.5", ("only one of them", "both were given")),
+    ("--sparsity 98", ("below 1, not 98.0",)),
+    ("--sparsity nan", ("not nan",)),
+    ("--keep-rate 0", ("fraction of channels to keep", "not 0.0")),
+    ("--sparsity 0.5 --select first", ("--select has no effect with --sparsity",)),
+    ("--keep-rate 0.5 --policy all", ("--policy has no effect with --keep-rate",)),
+    ("--keep-rate 0.5 --average conv", ("--average has no effect with --keep-rate",)),
+    ("--sparsity 0.5 --seed -1", ("seed", "-1")),
+    ("--sparsity 0.5 --keep-weights --init kaiming", ("keep_weights",)),
+    ("--sparsity 0.5 --opset 7", ("--opset 7", "from 18 to")),
+    ("--sparsity 0.5 --opset 1000", ("--opset 1000",)),
+    ("--sparsity 0.5 --input 3x", ("--input '3x'",)),
+    ("--sparsity 0.5 --input 1x3x8x8:complex64", ("complex64",)),
+    ("--sparsity 0.5 -o taken", ("taken exists already", "--force", "-o")),
+    ("--sparsity 0.5 -o file", ("file is a file", "-o")),
+    ("--sparsity 0.5 -o file/below", ("file is a file", "-o")),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG_OPTIONS)
+def test_options_are_checked_before_the_model_is_loaded(
+    options: str, words: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "taken").mkdir()
+    (workplace / "file").touch()
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("the model was loaded"))
+    refused(run("compile", "zoo:resnet8", *options.split()), *words)
+
+
+@pytest.mark.parametrize("options", ["--policy some", "--sparsity much", "--what", "--seed 0.5"])
+def test_options_that_cannot_be_read_end_with_status_2(options: str) -> None:
+    result = run("compile", "zoo:resnet8", *options.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert options.split()[0] in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["compile", "explain"])
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("missing.pt", ("missing.pt does not exist",)),
+        (".", ("is a folder",)),
+        ("zoo:vgg61", ("zoo has no network 'vgg61'; did you mean vgg1",)),
+        ("hub:resnet50", ("no spec", "zoo:NAME")),
+        ("nothing-like-it", ("nothing-like-it does not exist",)),
+        ("resnet50", ("no file resnet50", "zoo:resnet50 or torchvision:resnet50 or timm:resnet50")),
+        ("a\nb\x1b[31m.pt", ("a b\\x1b[31m.pt does not exist",)),
+    ],
+)
+def test_models_that_are_none_get_one_line(command: str, model: str, words: tuple[str, ...], workplace: Path) -> None:
+    refused(run(command, model, *["--keep-rate=0.5"] * (command == "compile")), *words)
+    assert list(workplace.iterdir()) == []
+
+
+def test_file_with_the_name_of_a_spec_is_given_with_its_folder(workplace: Path) -> None:
+    (workplace / "zoo:resnet8").write_bytes(b"")
+    (workplace / "resnet50").write_bytes(b"")
+    assert loading.load("zoo:resnet8").fresh
+    refused(run("explain", "./zoo:resnet8"), "is empty")
+    refused(run("explain", "resnet50"), "resnet50 is empty")
+
+
+def test_missing_packages_offer_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fxprune.errors import LoadError
+
+    def missing() -> Any:
+        raise LoadError("not installed")
+
+    monkeypatch.setattr(loading, "import_timm", missing)
+    monkeypatch.setattr(loading, "import_torchvision", missing)
+    refused(run("explain", "vgg16"), "give zoo:vgg16\n")
+
+
+def test_network_that_nothing_can_be_removed_from(workplace: Path) -> None:
+    torch.save(nn.Sequential(nn.Conv2d(3, 8, 3)), workplace / "net.pt")
+    refused(
+        run("compile", "net.pt", "--keep-rate", "0.5"), "no channel of this network can be removed", "a network output"
+    )
+    assert not (workplace / "net-fxprune").exists()
+
+
+def test_unforeseen_error_is_one_line_that_offers_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "load", lambda *_: 1 / 0)
+    refused(run("explain", "zoo:resnet8"), "ZeroDivisionError: division by zero", "--traceback", status=1)
+    shown = run("explain", "zoo:resnet8", "--traceback")
+    assert shown.exit_code == 1
+    assert "Traceback (most recent call last)" in shown.stderr and "1 / 0" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (PermissionError(13, "Permission denied", "x/y"), "error: x/y: Permission denied\n"),
+        (OSError("the disk is gone"), "error: the disk is gone\n"),
+    ],
+)
+def test_file_system_errors_are_one_line(raised: OSError, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(loading, "load", fail)
+    refused(run("explain", "zoo:resnet8"), words)
+
+
+def test_messages_hold_no_control_characters() -> None:
+    assert printable("a\n  b\tc\x1b[0m\udcff\u202e") == "a b c\\x1b[0m\\udcff\\u202e"
+
+
+# --- compile ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_literal_command(workplace: Path) -> None:
+    line = [sys.executable, "-m", "fxprune", "compile", "zoo:resnet20", "--sparsity", "0.98"]
+    env = {**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [one.name for one in workplace.iterdir()] == ["resnet20-fxprune"]
+    report = check_folder(workplace / "resnet20-fxprune")
+    check_table(done.stdout, report)
+    assert "input 2x3x32x32 chosen" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    out = scores(workplace / "resnet20-fxprune" / "model.onnx", torch.randn(4, 3, 32, 32))
+    assert (out.std(0) > 0).all(), "every class score depends on the input"
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """All artefacts are there and agree with each other; the report."""
+    assert sorted(one.name for one in folder.iterdir()) == FILES
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    recipe = json.loads((folder / "recipe.json").read_text())
+    tensors = load_tensors(folder / "model.safetensors")
+    for name, dims in recipe["kept"].items():
+        assert all(tensors[name].shape[int(dim)] == len(kept) for dim, kept in dims.items())
+    masks = {name.removesuffix("_mask"): mask for name, mask in tensors.items() if name.endswith("_mask")}
+    assert all((tensors[name][mask == 0] == 0).all() for name, mask in masks.items())
+    assert report["files"] == {name: (folder / name).stat().st_size for name in FILES[:3]}
+    return report
+
+
+def check_table(text: str, report: dict[str, Any]) -> None:
+    """Costs and widths are printed as the report has them."""
+    flat = " ".join(text.split())
+    for label, key in (("parameters", "parameters"), ("of them not zero", "nonzeros"), ("MACs, one example", "macs")):
+        assert f"{label} {report['before'][key]:,} {report['after'][key]:,}" in flat
+    assert f"weights and buffers {report['before']['bytes']:,} {report['after']['bytes']:,}" in flat
+    assert f"model.onnx {report['files']['model.onnx']:,}" in flat
+    for layer in report["layers"]:
+        name = layer["weight"].removesuffix(".weight")
+        assert re.search(rf"{re.escape(name)} {layer['before']} {layer['after']} ([\d.]+ )?{layer['decision']}", flat)
+
+
+def scores(path: Path, x: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+def test_saved_network_with_options_and_json(workplace: Path) -> None:
+    torch.save(zoo.build("resnet8"), workplace / "net.pt")
+    options = (
+        "--keep-rate 0.5 --select first --keep-weights --ignore layer1* --ignore layer2* --seed 3 --opset 18 --json"
+    )
+    result = run("compile", "net.pt", "--input", "1x3x16x16", *options.split())
+    assert (result.exit_code, result.stderr) == (0, "")
+    printed = json.loads(result.stdout)
+    assert printed == {**check_folder(workplace / "net-fxprune"), "folder": "net-fxprune"}
+    assert printed["model"] == "net.pt" and printed["input"] == {"0": [1, 3, 16, 16]}
+    assert printed["onnx"]["opset"] == 18 and "path" not in printed["onnx"]
+    assert printed["asked"]["ignore"] == ["layer1*", "layer2*"]
+    widths = {layer["weight"]: layer["after"] for layer in printed["layers"]}
+    assert (widths["layer2.0.conv1.weight"], widths["layer3.0.conv1.weight"]) == (32, 32)
+    assert str(workplace) not in result.stdout
+    kept = load_tensors(workplace / "net-fxprune" / "model.safetensors")["layer3.0.conv1.weight"]
+    assert torch.equal(kept, zoo.build("resnet8").get_parameter("layer3.0.conv1.weight")[:32])
+
+
+def test_passes_are_printed_to_stdout(workplace: Path, quick_onnx: None) -> None:
+    result = run("compile", "zoo:resnet8", "--sparsity", "0.9", "--print-passes")
+    assert (result.exit_code, result.stderr) == (0, "")
+    heads = [line for line in result.stdout.splitlines() if line.startswith("== after")]
+    assert heads[0] == "== after analyse" and heads[-1] == "== after reinit"
+    assert "conv1 = conv1(" in result.stdout
+
+
+def test_passes_are_printed_to_stderr_beside_json(workplace: Path, quick_onnx: None) -> None:
+    result = run("compile", "zoo:resnet8", "--sparsity", "0.9", "--print-passes", "--json")
+    assert json.loads(result.stdout)["model"] == "zoo:resnet8"
+    assert result.stderr.startswith("== after analyse\n")
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_tables_fit_the_terminal(columns: int, workplace: Path, quick_onnx: None) -> None:
+    net = nn.Sequential()
+    name = "a_layer_with_a_name_that_goes_on_and_on_" * 3
+    net.add_module(name, nn.Conv2d(3, 8, 3))
+    net.add_module("last", nn.Conv2d(8, 4, 3))
+    torch.save(net, workplace / "net.pt")
+    result = run("compile", "net.pt", "--keep-rate", "0.5", columns=columns)
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.stdout.splitlines())) <= columns
+    assert re.search(r"^a_layer_\w+ +8 +4 +shrunk", result.stdout, re.MULTILINE)
+    assert bool(re.search(rf"^{name} +8 +4 +shrunk", result.stdout, re.MULTILINE)) == (columns == 200)
+
+
+@pytest.fixture
+def quick_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ONNX export, which takes seconds."""
+    monkeypatch.setattr(onnx_writer, "export_onnx", lambda _module, _inputs, path, **_: fake_onnx(path))
+
+
+def fake_onnx(path: Path) -> OnnxReport:
+    path.write_bytes(b"onnx")
+    return OnnxReport(path, 4, 20, ("x",), ("output",), True, 1e-7, {})
+
+
+def test_interrupt_leaves_nothing_behind(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_module: object, _inputs: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx_writer, "export_onnx", interrupted)
+    result = run("compile", "zoo:resnet8", "--keep-rate", "0.5")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+    assert list(workplace.iterdir()) == []
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+class Done:
+    """A result that is written in no time."""
+
+    class report:
+        @staticmethod
+        def to_dict() -> dict[str, Any]:
+            return {"notes": []}
+
+    class recipe:
+        @staticmethod
+        def to_json() -> str:
+            return "{}"
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.weight = torch.full((2, 3), value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"a.weight": self.weight, "b.weight": self.weight, "c": self.weight.T}
+
+    def to_onnx(self, path: Path, *, opset: int | None = None) -> OnnxReport:
+        return fake_onnx(path)
+
+
+def write(folder: Path, value: float = 1.0, force: bool = False) -> folders.Written:
+    done: Any = Done(value)
+    return folders.write_folder(done, folder, force=force)
+
+
+def test_folders_above_are_made_and_tied_weights_are_written(workplace: Path) -> None:
+    written = write(workplace / "a" / "b")
+    assert sorted(written.sizes) == FILES
+    tensors = load_tensors(workplace / "a" / "b" / "model.safetensors")
+    assert {name: list(one.shape) for name, one in tensors.items()} == {
+        "a.weight": [2, 3],
+        "b.weight": [2, 3],
+        "c": [3, 2],
+    }
+    assert [one.name for one in (workplace / "a").iterdir()] == ["b"]
+
+
+def test_force_replaces_the_whole_folder(workplace: Path) -> None:
+    write(workplace / "out")
+    (workplace / "out" / "report.json").unlink()
+    with pytest.raises(folders.ExportError, match="exists already"):
+        write(workplace / "out", 2.0)
+    assert value_in(workplace / "out") == 1.0
+    write(workplace / "out", 2.0, force=True)
+    assert value_in(workplace / "out") == 2.0
+    assert sorted(one.name for one in (workplace / "out").iterdir()) == FILES
+    assert [one.name for one in workplace.iterdir()] == ["out"]
+
+
+def value_in(folder: Path) -> float:
+    return float(load_tensors(folder / "model.safetensors")["a.weight"][0, 0])
+
+
+def test_force_does_not_replace_what_fxprune_did_not_write(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(workplace / "out")
+    (workplace / "out" / "thesis.tex").touch()
+    with pytest.raises(folders.ExportError, match=r"holds thesis\.tex, which fxprune did not write"):
+        write(workplace / "out", force=True)
+    (workplace / "out" / "thesis.tex").unlink()
+    monkeypatch.chdir(workplace / "out")
+    with pytest.raises(folders.ExportError, match="from inside it"):
+        write(Path("."), force=True)
+    assert value_in(workplace / "out") == 1.0
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_swap_that_fails_brings_the_old_folder_back(
+    failing: int, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(workplace / "out")
+    rename, calls = os.rename, []
+
+    def fail(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(folders.ExportError, match="cannot write .*out: No space left on device"):
+        write(workplace / "out", 2.0, force=True)
+    assert value_in(workplace / "out") == 1.0
+    assert [one.name for one in workplace.iterdir()] == ["out"]
+
+
+def test_folder_without_permission_is_refused_at_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(os, "access", lambda path, _mode: bool(asked.append(path)))
+    with pytest.raises(folders.ExportError, match="no permission to create files in"):
+        folders.check_folder(Path("new/er"), force=False)
+    assert asked == [workplace.resolve()]
+
+
+# --- explain and zoo --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A network of a package of the user's own, saved whole."""
+    (workplace / "their_package.py").write_text(NET)
+    monkeypatch.syspath_prepend(workplace)
+    import their_package  # type: ignore[import-not-found]
+
+    torch.save(their_package.Net(), workplace / "net.pt")
+    yield workplace / "net.pt"
+    del sys.modules["their_package"]
+
+
+def test_explain_tells_groups_reasons_and_source_lines(saved: Path) -> None:
+    refused(run("explain", str(saved)), "their_package", "--trust")
+    result = run("explain", "net.pt", "--trust", "their_package", columns=200)
+    assert (result.exit_code, result.stderr) == (0, "")
+    flat = " ".join(result.stdout.split())
+    assert "3 groups of channels that go together, 1 of them prunable" in flat
+    assert "0 8 exact first, second[1]" in flat
+    assert "2 4 frozen second" in flat
+    assert "group 1: meets channels that cannot be removed (aten.convolution at first)" in flat
+    assert "their_package.py:12: return self.second(self.first(x).relu()).mean((2, 3))" in flat
+    assert "input 2x3x224x224 chosen" in flat
+
+
+def test_explain_as_json(saved: Path) -> None:
+    result = run("explain", "net.pt", "--trust", "their_package", "--input", "1x3x9x9", "--json")
+    told = json.loads(result.stdout)
+    assert told["model"] == "net.pt" and told["notes"] == []
+    assert [(group["width"], group["prunable"]) for group in told["groups"]] == [(8, True), (1, False), (4, False)]
+    assert "their_package.py:12" in told["groups"][1]["frozen_at"]
+
+
+def test_explain_one_layer() -> None:
+    result = run("explain", "zoo:resnet8", "--layer", "layer1.0.conv1")
+    flat = " ".join(result.stdout.split())
+    assert "layer1.0.conv1 makes the 16 channels of group 2 (exact)" in flat
+    assert "with each goes its part of layer1.0.bn1, layer1.0.conv2[1] layer1.0.conv1[1] shares the 16" in flat
+    told = json.loads(run("explain", "zoo:resnet8", "--layer", "fc", "--json").stdout)
+    assert [(one["makes"], one["state"], one["width"]) for one in told["groups"]] == [
+        (True, "frozen", 10),
+        (False, "exact", 64),
+    ]
+    refused(run("explain", "zoo:resnet8", "--layer", "layer1.0.con1"), "did you mean layer1.0.conv1")
+
+
+def test_zoo_lists_every_network() -> None:
+    table = run("zoo")
+    assert [line.split()[0] for line in table.stdout.splitlines() if line.startswith("zoo:")] == [
+        f"zoo:{name}" for name in zoo.names()
+    ]
+    listed = json.loads(run("zoo", "--json").stdout)
+    assert listed[0] == {
+        "name": "vgg11",
+        "input_shape": [1, 3, 32, 32],
+        "num_classes": 10,
+        "description": "VGG-11, conv biases on",
+    }
+    assert [one["name"] for one in listed] == zoo.names()
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shown", "terminal"), [(True, True), (True, False), (False, True)])
+def test_progress_is_for_terminals_only(shown: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Phases(shown) as phases:
+        phases.begin("first phase")
+        phases.begin("second phase")
+    text = stream.getvalue()
+    if shown and terminal:
+        assert "first phase" in text and re.search(r"second phase.* \d\.\d s", text)
+    else:
+        assert text == ""
