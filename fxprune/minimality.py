@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from fxprune.errors import RewriteError
 from fxprune.program import Program
 from fxprune.proof import prove
 
+Tie = tuple[Tensor, Tensor, int]  # left atoms, right atoms, site
+
 DRAWS = 3  # plans that must pass before a tie counts as unneeded: one alone may pass by luck
 
 
@@ -31,40 +34,46 @@ def unneeded_ties(program: Program, couplings: Couplings, seed: int = 0) -> list
     couplings   of `program`, as `couple(analyse(program))` gives them
     seed        of the channels that are cut
 
-    Ties of one node that say the same (in both modes, say) are left out together. A tie that others imply is passed
-    over; two unneeded ties that imply each other therefore go unseen.
+    A tie is what a rule stated at one node about the channels of one group; where it stated the same again (in the
+    other mode, say), both are left out together. A tie that others imply is passed over, so two unneeded ones that
+    imply each other go unseen.
     """
     found = []
-    for (site, _), positions in _alike(couplings).items():
-        reduced = _without(couplings, positions)
+    ties = _by_group(couplings)
+    for (site, _), positions in _alike(couplings, ties).items():
+        reduced = _without(couplings, ties, positions)
         if _equal(reduced, couplings):
             continue
         plans = list(_forbidden_plans(couplings, reduced, np.random.default_rng(seed)))
         if plans and all(_passes(program, reduced, plan, seed + draw) for draw, plan in enumerate(plans)):
-            pairs = couplings.analysis.atoms.ties[positions[0]][0].numel()
-            found.append(f"{site} ({pairs} pairs)")
+            found.append(f"{site} ({ties[positions[0]][0].numel()} pairs)")
     return found
 
 
-def _alike(couplings: Couplings) -> Mapping[tuple[str, bytes], list[int]]:
+def _by_group(couplings: Couplings) -> list[Tie]:
+    """The ties, each cut into parts that lie in one group of the full solution."""
+    found = []
+    for left, right, site in couplings.analysis.atoms.ties:
+        numbers = torch.from_numpy(couplings.group_of)[torch.maximum(left, right)]
+        found += [(left[numbers == one], right[numbers == one], site) for one in numbers.unique()]
+    return found
+
+
+def _alike(couplings: Couplings, ties: list[Tie]) -> Mapping[tuple[str, bytes], list[int]]:
     """Positions of ties that say the same thing at the same node."""
     found: dict[tuple[str, bytes], list[int]] = defaultdict(list)
-    atoms = couplings.analysis.atoms
-    for position, (left, right, site) in enumerate(atoms.ties):
-        found[str(atoms.sites[site]), _content(left, right)].append(position)
+    for position, (left, right, site) in enumerate(ties):
+        content = left.numpy().tobytes() + right.numpy().tobytes()
+        found[str(couplings.analysis.atoms.sites[site]), content].append(position)
     return found
 
 
-def _content(left: Tensor, right: Tensor) -> bytes:
-    return left.numpy().tobytes() + b"|" + right.numpy().tobytes()
-
-
-def _without(couplings: Couplings, positions: list[int]) -> Couplings:
+def _without(couplings: Couplings, ties: list[Tie], positions: list[int]) -> Couplings:
     """The solution when these ties had never been recorded."""
     analysis = couplings.analysis
     dropped = set(positions)
-    ties = [tie for position, tie in enumerate(analysis.atoms.ties) if position not in dropped]
-    return couple(replace(analysis, atoms=replace(analysis.atoms, ties=ties)))
+    rest = [tie for position, tie in enumerate(ties) if position not in dropped]
+    return couple(replace(analysis, atoms=replace(analysis.atoms, ties=rest)))
 
 
 def _equal(reduced: Couplings, full: Couplings) -> bool:

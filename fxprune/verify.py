@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-from fxprune.channels.engine import Analysis, WalkError
+from fxprune.channels.engine import Seen, WalkError
 from fxprune.channels.groups import Couplings
 from fxprune.channels.layers import Labels
 from fxprune.channels.recheck import analyse_again, disagreement
@@ -30,8 +30,9 @@ def check(dense: Program, couplings: Couplings, result: Rewritten, *, numbers: b
     try:
         again = analyse_again(couplings, result)
     except WalkError as error:
-        return Verdict(fault=str(error), node=error.place)
-    verdict = _shapes(couplings, result, again)
+        verdict = _shapes(couplings, result, error.seen)  # an earlier node may be the one at fault
+        return verdict if not verdict else Verdict(fault=str(error), node=error.place)
+    verdict = _shapes(couplings, result, again.seen)
     if verdict:
         verdict = Verdict(fault=disagreement(couplings, result, again))
     if verdict and numbers:
@@ -46,9 +47,9 @@ def _proved(dense: Program, couplings: Couplings, result: Rewritten, seed: int) 
         return Verdict(fault=f"the proof could not be run: {type(error).__name__}: {first_line(error)}")
 
 
-def _shapes(couplings: Couplings, result: Rewritten, again: Analysis) -> Verdict:
+def _shapes(couplings: Couplings, result: Rewritten, found: Mapping[tuple[str, str], Seen]) -> Verdict:
     """Every tensor of the cut network has the shape that its labels demand."""
-    for place, seen in again.seen.items():
+    for place, seen in found.items():
         dense = couplings.analysis.seen.get(place)
         if dense is None:
             return Verdict(fault=f"{place[1]} is not a node of the dense network")

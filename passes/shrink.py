@@ -24,8 +24,8 @@ class Shrink:
     WeightMasks, Repairs.
 
     Resilient layers that were cut become dense. All other masks are sliced with their weights and kept alive: a row
-    that slicing has emptied gets its largest weight back, a linear layer that lost inputs becomes dense (no class
-    may lose all it sees).
+    that slicing has emptied gets its largest weight back; a linear layer that lost inputs, or a classifier with an
+    empty row, becomes dense (no class may lose all it sees).
 
     proof   compare outputs in float64 (structure is always checked)
     retry   leave groups alone that the check refuses; False raises ProofError instead
@@ -86,10 +86,19 @@ class _Masks:
                 densified.append(name)
                 continue
             masks[name] = self.result.cut.slice(self.labels[name], mask)
+            if self._is_starved_head(name, masks[name]):
+                densified.append(name)
+                del masks[name]
+                continue
             revived = self._revive(name, masks[name])
             if revived is not None:
                 masks[name], rows[name] = revived
         return masks, Repairs(rows, tuple(densified))
+
+    def _is_starved_head(self, name: str, mask: Tensor) -> bool:
+        """A classifier some of whose scores see nothing. One feature each would not do: it may be dead."""
+        head = name in self.linear and name not in self.resilient
+        return head and not bool(mask.reshape(mask.shape[0], -1).any(dim=1).all())
 
     def _revive(self, name: str, mask: Tensor) -> tuple[Tensor, int] | None:
         """The mask with the largest weight of each empty row restored, and how many rows that were; None if none

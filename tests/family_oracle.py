@@ -1,7 +1,7 @@
 """What a cut network must compute, worked out without the engine: the user's own module with input columns zeroed.
 
-A channel is gone for the rest of the network when everything that consumes it multiplies it by zero. So the columns of
-convolutions and linear layers that the recipe does not list as kept are zeroed in a copy of the dense module; outputs of
+A channel is gone for the rest of the network when everything that consumes it multiplies it by zero. So the columns
+of convolutions and linear layers that the recipe does not list as kept are zeroed in a copy of the dense module; the
 removed channels are still computed there, and nobody looks at them. Only the recipe's names and indices are used.
 """
 

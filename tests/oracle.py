@@ -39,7 +39,8 @@ def difference(expected: Any, found: Any) -> float:
 def zeroed(model: nn.Module, case: Case, recipe: fxprune.Recipe) -> nn.Module:
     """The dense network in which nothing reads a removed channel."""
     with torch.no_grad():
-        for name, dim in {**consumers(model), **case.consumers, **dict.fromkeys(case.silenced, 0)}.items():
+        silenced = [(name, 0) for name in case.silenced]
+        for name, dim in [*consumers(model).items(), *case.consumers.items(), *silenced]:
             tensor = model.get_parameter(name)
             tensor.mul_(kept_mask(tensor, dim, recipe.kept.get(name, {}).get(dim)))
             if name in recipe.kept_per_group and dim == 1:

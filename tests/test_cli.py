@@ -27,6 +27,7 @@ from fxprune.cli_progress import Phases
 from fxprune.emit import folder as folders
 from fxprune.emit import onnx as onnx_writer
 from fxprune.emit.onnx import OnnxReport
+from fxprune.errors import ExportError, LoadError
 from fxprune.passes.initialise import MODES
 from fxprune.passes.plan import COUPLINGS
 from fxprune.passes.sensitivity import POLICIES
@@ -193,8 +194,6 @@ def test_file_with_the_name_of_a_spec_is_given_with_its_folder(workplace: Path) 
 
 
 def test_missing_packages_offer_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxprune.errors import LoadError
-
     def missing() -> Any:
         raise LoadError("not installed")
 
@@ -401,7 +400,7 @@ def test_folders_above_are_made_and_tied_weights_are_written(workplace: Path) ->
 def test_force_replaces_the_whole_folder(workplace: Path) -> None:
     write(workplace / "out")
     (workplace / "out" / "report.json").unlink()
-    with pytest.raises(folders.ExportError, match="exists already"):
+    with pytest.raises(ExportError, match="exists already"):
         write(workplace / "out", 2.0)
     assert value_in(workplace / "out") == 1.0
     write(workplace / "out", 2.0, force=True)
@@ -417,11 +416,11 @@ def value_in(folder: Path) -> float:
 def test_force_does_not_replace_what_fxprune_did_not_write(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(workplace / "out")
     (workplace / "out" / "thesis.tex").touch()
-    with pytest.raises(folders.ExportError, match=r"holds thesis\.tex, which fxprune did not write"):
+    with pytest.raises(ExportError, match=r"holds thesis\.tex, which fxprune did not write"):
         write(workplace / "out", force=True)
     (workplace / "out" / "thesis.tex").unlink()
     monkeypatch.chdir(workplace / "out")
-    with pytest.raises(folders.ExportError, match="from inside it"):
+    with pytest.raises(ExportError, match="from inside it"):
         write(Path("."), force=True)
     assert value_in(workplace / "out") == 1.0
 
@@ -440,7 +439,7 @@ def test_swap_that_fails_brings_the_old_folder_back(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fail)
-    with pytest.raises(folders.ExportError, match="cannot write .*out: No space left on device"):
+    with pytest.raises(ExportError, match="cannot write .*out: No space left on device"):
         write(workplace / "out", 2.0, force=True)
     assert value_in(workplace / "out") == 1.0
     assert [one.name for one in workplace.iterdir()] == ["out"]
@@ -448,8 +447,13 @@ def test_swap_that_fails_brings_the_old_folder_back(
 
 def test_folder_without_permission_is_refused_at_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr(os, "access", lambda path, _mode: bool(asked.append(path)))
-    with pytest.raises(folders.ExportError, match="no permission to create files in"):
+
+    def access(path: Path, _mode: int) -> bool:
+        asked.append(path)
+        return False
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(ExportError, match="no permission to create files in"):
         folders.check_folder(Path("new/er"), force=False)
     assert asked == [workplace.resolve()]
 

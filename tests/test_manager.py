@@ -28,6 +28,9 @@ class Step:
     name: str = "step"
     requires: tuple[type, ...] = ()
 
+    def run(self, program: Program) -> Program:
+        return self.act(program)
+
 
 @dataclass(frozen=True)
 class Found:

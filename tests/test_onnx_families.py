@@ -1,4 +1,4 @@
-"""Cut networks as ONNX: one file that computes what torch does at every batch size and tells nothing but the network."""
+"""Cut networks as ONNX: one file that computes what torch does at every batch size and tells only the network."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,13 +53,13 @@ def _export(skeleton: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     def batch(value: Any) -> Any:
         return {0: torch.export.Dim.DYNAMIC} if isinstance(value, Tensor) and value.ndim else None
 
-    dynamic = pytree.tree_map(batch, (args, kwargs))
+    names = list(inspect.signature(skeleton.forward).parameters)
+    shapes = {name: pytree.tree_map(batch, value) for name, value in zip(names, args, strict=False)}
+    shapes |= {name: pytree.tree_map(batch, value) for name, value in kwargs.items()}
     try:
-        shapes = (*dynamic[0],) if not kwargs else None
-        if shapes is None:
-            raise ValueError("keyword inputs are exported with a static batch")
         return torch.export.export(skeleton, args, dict(kwargs), strict=False, dynamic_shapes=shapes), True
-    except Exception:
+    except Exception:  # tensors that have been marked dynamic stay so: start from clean ones
+        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, dict(kwargs)))
         return torch.export.export(skeleton, args, dict(kwargs), strict=False), False
 
 

@@ -115,16 +115,17 @@ def _walk(
         with on_meta(program.module, context.mode), mode:
             walker.run(*values)
     except Exception as error:
-        raise WalkError(context.mode, context.node, error) from error
+        raise WalkError(context.mode, context.node, error, seen) from error
 
 
 class WalkError(Exception):
-    """The network does not run on the meta device; says in which mode and at which node."""
+    """The network does not run on the meta device; says in which mode, at which node, and what came before."""
 
-    def __init__(self, mode: str, node: str, cause: Exception) -> None:
+    def __init__(self, mode: str, node: str, cause: Exception, seen: Mapping[tuple[str, str], Seen]) -> None:
         first = (str(cause).strip().splitlines() or [""])[0]
         super().__init__(f"the {mode} graph fails at {node}: {type(cause).__name__}: {first}")
         self.place = (mode, node)
+        self.seen = seen  # what the nodes before it returned
 
 
 class LabelMode(TorchDispatchMode):

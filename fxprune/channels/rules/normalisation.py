@@ -46,7 +46,7 @@ def batch_norm(ctx: Context, call: Call) -> None:
     batch_statistics = call.arguments.get("training", False) or call.optional("running_mean") is None
     others = [layer for layer in labels.layers if varying(layer) - {1}]
     if batch_statistics and others:
-        labels = _averaged(ctx, call, before, labels, others, "batch statistics over channels")
+        labels = _averaged(ctx, call, before, labels, others, 1, "batch statistics over channels")
     _finish(ctx, call, labels, call.results()[1:])
 
 
@@ -63,7 +63,7 @@ def layer_norm(ctx: Context, call: Call) -> None:
     first = labels.ndim - len(call.arguments["normalized_shape"])
     inside = [layer for layer in labels.layers if max(varying(layer)) >= first]
     if inside:
-        labels = _averaged(ctx, call, before, labels, inside, "layer normalisation over channels")
+        labels = _averaged(ctx, call, before, labels, inside, first, "layer normalisation over channels")
     _finish(ctx, call, labels, call.results()[1:])
 
 
@@ -84,28 +84,28 @@ def group_norm(ctx: Context, call: Call) -> None:
             ctx.tie(rows[:, :1], rows)
             ctx.claim("num_groups", rows)
             continue
-        labels = _averaged(ctx, call, before, labels, [layer], "group normalisation over part of a group")
+        labels = _averaged(ctx, call, before, labels, [layer], 1, "group normalisation over part of a group")
         ctx.atoms.keep_balanced(rows, ctx.site())
     _finish(ctx, call, labels, call.results()[1:])
 
 
-def _averaged(ctx: Context, call: Call, before: Labels, after: Labels, layers: list[Tensor], reason: str) -> Labels:
-    """Flag layers whose removal changes a statistic, and note the call for the proof."""
+def _averaged(
+    ctx: Context, call: Call, before: Labels, after: Labels, layers: list[Tensor], first: int, reason: str
+) -> Labels:
+    """Flag layers whose removal changes a statistic, and note the call for the proof.
+
+    first   dimension of the tensor that dimension 0 of the affine parameters belongs to
+    """
     inexact = [ctx.inexact(layer, reason) for layer in layers]
     if any(inexact):
         assert ctx.key is not None
-        others = [_as_seen(before, ctx.of(tensor)) for tensor in tensors_in(call.arguments.values())[1:]]
+        others = [_as_seen(before, tensor, first) for tensor in tensors_in(call.arguments.values())[1:]]
         ctx.normalisations.append(Normalisation(ctx.key, (before, *others), (after,)))
     return after
 
 
-def _as_seen(x: Labels, vector: Labels) -> Labels:
-    """Labels of an affine parameter by its place in the normalised tensor: the proof must not trust its own ones.
-
-    A vector belongs to dimension 1 of a batch or group norm; a layer norm's parameters to the last dimensions.
-    """
-    trailing = vector.ndim > 1 or x.shape[-1:] == vector.shape != x.shape[1:2]
-    first = x.ndim - vector.ndim if trailing else 1
-    own = set(range(first, first + vector.ndim))
-    layers = [layer for layer in x.layers if varying(layer) <= own]
-    return Labels(vector.shape, tuple(layer.reshape(layer.shape[first : first + vector.ndim]) for layer in layers))
+def _as_seen(x: Labels, vector: Tensor, first: int) -> Labels:
+    """Labels of an affine parameter by its place in the normalised tensor: the proof must not trust its own ones."""
+    stop = first + vector.ndim
+    layers = [layer for layer in x.layers if varying(layer) <= set(range(first, stop))]
+    return Labels(tuple(vector.shape), tuple(layer.reshape(layer.shape[first:stop]) for layer in layers))

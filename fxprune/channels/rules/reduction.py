@@ -79,4 +79,4 @@ def ranked(ctx: Context, call: Call) -> None:
     tensor = call.tensor("self")
     labels = ctx.fold_all(ctx.of(tensor), _dims(call, tensor.ndim))
     for result in call.results():
-        ctx.label(result, labels.layers)
+        ctx.label(result, labels.layers, labels.source)
