@@ -6,16 +6,14 @@ The public names are loaded when they are first used, so that `fxprune --help` d
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fxprune.errors import FxpruneError
-    from fxprune.explain import Explanation, explain
+    from fxprune.explanation import Explanation, explain
     from fxprune.pipeline import Compiled, compile
     from fxprune.recipe import Recipe
 
@@ -23,11 +21,11 @@ __all__ = ["Compiled", "Explanation", "FxpruneError", "Recipe", "apply", "compil
 
 _HOMES = {
     "Compiled": "fxprune.pipeline",
-    "Explanation": "fxprune.explain",
+    "Explanation": "fxprune.explanation",
     "FxpruneError": "fxprune.errors",
     "Recipe": "fxprune.recipe",
     "compile": "fxprune.pipeline",
-    "explain": "fxprune.explain",
+    "explain": "fxprune.explanation",
 }
 
 
@@ -44,14 +42,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Importing a submodule binds it to its package, and the function fxprune.explain would be lost to its module."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -16,7 +16,7 @@ from fxprune.errors import OptionError
 
 if TYPE_CHECKING:
     from fxprune.channels.groups import ChannelGroup, Member
-    from fxprune.explain import Explanation
+    from fxprune.explanation import Explanation
     from fxprune.zoo import Entry
 
 _LEGEND = (

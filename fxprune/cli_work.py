@@ -13,7 +13,7 @@ from fxprune.errors import OptionError
 if TYPE_CHECKING:
     from fxprune.capture.loaded import Loaded
     from fxprune.emit.folder import Written
-    from fxprune.explain import Explanation
+    from fxprune.explanation import Explanation
     from fxprune.pipeline import Compiled, Options
     from fxprune.program import Inputs, Program
 
@@ -68,7 +68,7 @@ def explain(model: str, inputs: Sequence[str], trust: Sequence[str], quiet: bool
     """(what was analysed, the answers)."""
     with Phases(not quiet) as phases:
         phases.begin("start torch")
-        from fxprune.explain import explain as analysed
+        from fxprune.explanation import explain as analysed
 
         given = given_inputs(inputs)
         phases.begin("load")

@@ -43,3 +43,8 @@ class ProofError(FxpruneError):
 
 class ExportError(FxpruneError):
     """The pruned network cannot be written in the requested format, or the written file disagrees with torch."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; what follows is rarely for users."""
+    return (str(error).strip().splitlines() or [""])[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from fxprune.drawing import DrawnTensors
-from fxprune.errors import FxpruneError, PassError
+from fxprune.errors import FxpruneError, PassError, first_line
 from fxprune.facts import WeightMasks
 from fxprune.program import Program, named_tensors
 
@@ -77,6 +77,9 @@ def inconsistency(program: Program) -> str:
     for name, mask in known.masks.items() if known else ():
         if name not in skeleton or mask.shape != skeleton[name].shape:
             return f"the mask of {name} does not fit its weight"
-    for _, graph in program.graphs():
-        graph.lint()
+    for mode, graph in program.graphs():
+        try:
+            graph.lint()
+        except RuntimeError as error:
+            return f"the {mode} graph: {first_line(error)}"
     return ""

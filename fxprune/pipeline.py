@@ -120,7 +120,9 @@ class Compiled:
         from fxprune.emit.onnx import export_onnx  # heavy, and not everybody exports
 
         metadata = {"producer": f"fxprune {_version('fxprune')}", "seed": str(self.recipe.options["seed"])}
-        return export_onnx(self._baked(), self.program.inputs, Path(path), opset=opset, metadata=metadata)
+        return export_onnx(
+            self._baked(), self.program.inputs.with_storage(), Path(path), opset=opset, metadata=metadata
+        )
 
     def _baked(self) -> nn.Module:
         """The module without parametrisations, with the numbers it has now."""

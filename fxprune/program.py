@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from fxprune.errors import PassError
 
@@ -26,6 +27,15 @@ class Inputs:
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_storage(self) -> Inputs:
+        """The same with zeros in place of tensors that have a shape only."""
+
+        def real(tensor: Tensor) -> Tensor:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
+
+        args, kwargs = pytree.tree_map_only(Tensor, real, (self.args, dict(self.kwargs)))
+        return Inputs(args, kwargs)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fxprune.channels.layers import Labels
 from fxprune.channels.recheck import analyse_again, disagreement
 from fxprune.channels.rewrite import Rewritten, rewrite
 from fxprune.channels.solve import Ints
-from fxprune.errors import ProofError, RewriteError
+from fxprune.errors import ProofError, RewriteError, first_line
 from fxprune.program import Program
 from fxprune.proof import Verdict, prove
 
@@ -64,10 +64,6 @@ def _shapes(couplings: Couplings, result: Rewritten, found: Mapping[tuple[str, s
 def _labels(value: Any) -> list[Labels]:
     leaves = pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, Labels))
     return [leaf for leaf in leaves if isinstance(leaf, Labels)]
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ def test_every_real_pass_says_what_it_requires() -> None:
         PassManager(steps).run(program())
         for place, step in enumerate(steps):
             if step.requires:
-                with pytest.raises(PassError, match=rf"'{step.name}' \(after capture\) needs {step.requires[0].__name__}"):
+                with pytest.raises(
+                    PassError, match=rf"'{step.name}' \(after capture\) needs {step.requires[0].__name__}"
+                ):
                     PassManager(steps[place:]).run(program())
 
 
@@ -102,7 +104,7 @@ def test_compile_hands_observers_every_pass() -> None:
     fxprune.compile(
         network(), torch.empty(2, 3, 8, 8), sparsity=0.5, observers=[lambda name, after, seconds: names.append(name)]
     )
-    assert names == "analyse select initialise mask sparsity sensitivity plan shrink reinit".split()
+    assert names == ["analyse", "select", "initialise", "mask", "sparsity", "sensitivity", "plan", "shrink", "reinit"]
 
 
 def test_a_rewrite_drops_facts() -> None:

@@ -64,7 +64,9 @@ def test_equals_a_sort_of_all_scores(weights: list[Tensor], sparsity: float) -> 
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=4), st.sampled_from([0.1, 0.5, 0.9, 0.99]), st.integers(0, 99))
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=4), st.sampled_from([0.1, 0.5, 0.9, 0.99]), st.integers(0, 99)
+)
 def test_equals_a_sort_where_many_scores_share_a_bucket(sizes: list[int], sparsity: float, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     weights = [1 + torch.randint(0, 40, (size,), generator=draw) * 2.0**-20 for size in sizes]
@@ -164,9 +166,13 @@ def test_layer_sparsities_follow_the_closed_form(vgg16: nn.Module, sparsity: flo
 
 def density(threshold: float, sizes: dict[str, tuple[int, int]], total: int) -> float:
     """Share of all weights per unit of |w| at the threshold."""
-    return sum(
-        count * math.sqrt(fan_in / math.pi) * math.exp(-(threshold**2) * fan_in / 4) for fan_in, count in sizes.values()
-    ) / total
+    return (
+        sum(
+            count * math.sqrt(fan_in / math.pi) * math.exp(-(threshold**2) * fan_in / 4)
+            for fan_in, count in sizes.values()
+        )
+        / total
+    )
 
 
 def test_magnitude_scores_are_absolute_values() -> None:

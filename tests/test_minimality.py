@@ -22,6 +22,10 @@ UNNEEDED = {
     # the mean of each channel is taken off right behind the convolution, its bias with it
     "group_norm_single": ["a"],
     "instance_norm_plain": ["a"],
+    # four channels that nobody reads: their weights and biases may go separately
+    "index_select": ["a"],
+    # the rule for strided slices also ties pairs behind the end of the slice: wider than need be, by one channel
+    "slice_strided_inside": ["getitem"],
 }
 
 

@@ -83,7 +83,10 @@ def test_rounds_up_and_keeps_at_least_one(kept: int, width: int) -> None:
 @given(st.integers(1, 600), st.integers(0, 10**6), st.integers(1, 10**6))
 def test_request_is_the_exact_ceiling(width: int, zeros: int, total: int) -> None:
     share = Share(min(zeros, total), total)
-    facts = {SensitivityReport: SensitivityReport({"w": True}), SparsityReport: SparsityReport({"w": share}, Fraction(0))}
+    facts = {
+        SensitivityReport: SensitivityReport({"w": True}),
+        SparsityReport: SparsityReport({"w": share}, Fraction(0)),
+    }
     program = Program(None, {}, inputs=None, facts=facts)  # type: ignore[arg-type]
     exact = Fraction(width * share.kept, total)
     assert Plan()._request(width, "w", program) == max(1, -(-exact.numerator // exact.denominator))
@@ -205,7 +208,9 @@ def test_rows_of_grouped_convs_lose_equally_many() -> None:
 
 def test_rows_that_are_rounded_up_to_all_are_no_plan() -> None:
     program = analysed(Grouped())
-    masks = {name: torch.ones_like(program.module.get_parameter(name), dtype=torch.bool, device="cpu") for name in MASKED}
+    masks = {
+        name: torch.ones_like(program.module.get_parameter(name), dtype=torch.bool, device="cpu") for name in MASKED
+    }
     masks["first.weight"] = rows([0, 3, 3, 3, 3, 3, 3, 3])  # asks for 7 of 8
     assert kept_by(masked(program, masks)) == {}
 

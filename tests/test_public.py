@@ -43,7 +43,8 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "first", ["import fxprune.explain", "from fxprune.explain import Explanation", "from fxprune import explain"]
+    "first",
+    ["import fxprune.explanation", "from fxprune.explanation import Explanation", "from fxprune import explain"],
 )
 def test_submodule_does_not_take_the_place_of_the_function(first: str) -> None:
     code = f"{first}\nimport fxprune\nprint(type(fxprune.explain).__name__)"

@@ -123,7 +123,7 @@ def test_kept_indices_name_what_the_compiled_network_holds() -> None:
     for name, dims in done.recipe.kept.items():
         tensor = model.state_dict()[name]
         for dim, kept in dims.items():
-            assert kept == sorted(set(kept)) and 0 <= kept[0] and kept[-1] < tensor.shape[dim]
+            assert kept == sorted(set(kept)) and kept[0] >= 0 and kept[-1] < tensor.shape[dim]
             tensor = tensor.index_select(dim, torch.tensor(kept))
         assert torch.equal(tensor, done.state_dict()[name])
 

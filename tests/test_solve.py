@@ -194,7 +194,9 @@ removals = st.lists(st.booleans(), min_size=10, max_size=10)
 
 
 @settings(max_examples=300, deadline=None)
-@given(ties, st.lists(layers, max_size=3), st.lists(layers, max_size=3), st.sets(st.integers(1, 9), max_size=2), removals)
+@given(
+    ties, st.lists(layers, max_size=3), st.lists(layers, max_size=3), st.sets(st.integers(1, 9), max_size=2), removals
+)
 def test_whatever_goes_leaves_rectangles_and_balanced_rows(
     tied: list[tuple[int, int]], rectangles: list[Tensor], balances: list[Tensor], frozen: set[int], gone: list[bool]
 ) -> None:

@@ -21,8 +21,8 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
 
     What is lost: stochastic depth and auxiliary heads, which are not part of the exported (inference) graph.
     """
-    args, kwargs = pytree.tree_map_only(Tensor, _with_storage, (inputs.args, dict(inputs.kwargs)))
-    exported, dynamic = _export(_structure_copy(model).eval(), args, kwargs)
+    real_inputs = inputs.with_storage()
+    exported, dynamic = _export(_structure_copy(model).eval(), real_inputs.args, real_inputs.kwargs)
     module, tensors = skeleton_of(exported.module(check_guards=False))
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)
@@ -36,10 +36,6 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
         notes += ("the batch size is fixed at that of the example inputs",)
     real = {name: tensors[name] for name in named_tensors(module)}
     return Program(module, real, inputs, train if changed else None, "export", notes)
-
-
-def _with_storage(tensor: Tensor) -> Tensor:
-    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
 
 
 def _structure_copy(model: nn.Module) -> nn.Module:
@@ -87,6 +83,8 @@ def _clean(graph: fx.Graph) -> None:
         elif node.target in _FACTORIES:
             node.target = _FACTORIES[node.target]
             node.kwargs = {name: value for name, value in node.kwargs.items() if name == "dtype"}
+        elif node.kwargs.get("device") == torch.device("cpu"):
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "device"}
     graph.eliminate_dead_code()
 
 

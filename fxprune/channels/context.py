@@ -231,7 +231,8 @@ class Context:
             if varying(folded):
                 settled.append(folded)
             else:
-                self.freeze(layer, "meets channels that cannot be removed")
+                bare_side = "a tensor none of whose channels can go, such as the network's input"
+                self.freeze(layer, f"meets {'channels that cannot be removed' if other.layers else bare_side}")
         return settled
 
     def _pair(self, ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:

@@ -24,6 +24,7 @@ from fxprune.channels.layers import Labels
 from fxprune.channels.leaves import understood
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
+from fxprune.errors import first_line
 from fxprune.metarun import meta_values, on_meta
 from fxprune.program import Program, named_tensors
 
@@ -122,8 +123,7 @@ class WalkError(Exception):
     """The network does not run on the meta device; says in which mode, at which node, and what came before."""
 
     def __init__(self, mode: str, node: str, cause: Exception, seen: Mapping[tuple[str, str], Seen]) -> None:
-        first = (str(cause).strip().splitlines() or [""])[0]
-        super().__init__(f"the {mode} graph fails at {node}: {type(cause).__name__}: {first}")
+        super().__init__(f"the {mode} graph fails at {node}: {type(cause).__name__}: {first_line(cause)}")
         self.place = (mode, node)
         self.seen = seen  # what the nodes before it returned
 
