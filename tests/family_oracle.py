@@ -28,7 +28,7 @@ def oracle(model: nn.Module, recipe: Recipe) -> nn.Module:
     return dense
 
 
-def columns(name: str, layer: nn.Module, recipe: Recipe) -> Tensor:
+def columns(name: str, layer: nn.modules.conv._ConvNd | nn.Linear, recipe: Recipe) -> Tensor:
     """0 for the input columns of a layer's weight that the recipe drops, 1 elsewhere; shaped as the weight."""
     ones = torch.ones_like(layer.weight)
     kept = recipe.kept.get(name, {})

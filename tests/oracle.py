@@ -18,10 +18,9 @@ EXACT = 1e-9  # max|a - b| / max|a| in float64
 
 
 def halved(case: Case, **options: Any) -> fxprune.Compiled:
-    asked: dict[str, Any] = {"approximate": "cut" if case.inexact else None, **options}
-    return fxprune.compile(
-        case.model(), case.example(), keep_rate=0.5, select="random", keep_weights=True, retry=False, **asked
-    )
+    """Every group keeps half its channels and its weights; the first fault ends it."""
+    asked: dict[str, Any] = {"approximate": "cut" if case.inexact else None, "keep_rate": 0.5, **options}
+    return fxprune.compile(case.model(), case.example(), select="random", keep_weights=True, retry=False, **asked)
 
 
 def difference(expected: Any, found: Any) -> float:

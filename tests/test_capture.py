@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxprune
-from fxprune.capture.module import as_inputs, capture
-from fxprune.capture.trace import reads_training, trace
+from fxprune.capture.module import capture
+from fxprune.capture.trace import reads_training
 from fxprune.capture.zoo_imports import import_torchvision
 from fxprune.errors import CaptureError
-from fxprune.program import Inputs, Program, materialise, skeleton_of
+from fxprune.program import Program, materialise
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -109,12 +109,18 @@ def test_graphs_that_differ_are_both_kept() -> None:
 
 
 class FlagAsLiteral(nn.Module):
+    """Has a layer of its own, so that tracing goes inside and writes the flag down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(F.relu(x), 0.5, self.training)
+        return F.dropout(F.relu(self.conv(x)), 0.5, self.training)
 
 
 def test_graphs_that_differ_in_a_literal_only_are_both_kept() -> None:
-    program = capture(nn.Sequential(nn.Conv2d(3, 4, 3), FlagAsLiteral(), nn.Conv2d(4, 2, 3)), X)
+    program = capture(FlagAsLiteral(), X)
     assert program.train_graph is not None
     assert targets(program, "train") == targets(program)
 
@@ -138,128 +144,7 @@ def test_parameters_of_training_only_are_part_of_the_program() -> None:
     assert [one.shape[1] for one in run(program, X, mode="train")] == [2, 5]
 
 
-# ---- inputs and outputs
-
-
-class Several(nn.Module):
-    """Two inputs, a setting with a default, and an optional third."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(1, 4, 1)
-
-    def forward(
-        self, image: Tensor, depth: Tensor, scale: float = 2.0, bias: Tensor | None = None
-    ) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        out = self.left(image) + scale * self.right(depth)
-        if bias is not None:
-            out = out + bias
-        return {"sum": out, "parts": (out[:, :2], out[:, 2:])}
-
-
-DEPTH = torch.ones(2, 1, 8, 8)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "given"),
-    [
-        ((X, DEPTH), {}),
-        ({"depth": DEPTH, "image": X}, {}),
-        (Inputs((X,), {"depth": DEPTH}), {}),
-        (Inputs((X, DEPTH), {"scale": 3.0}), {"scale": 3.0}),
-        (Inputs((X, DEPTH), {"bias": torch.ones(4, 1, 1)}), {"bias": torch.ones(4, 1, 1)}),
-    ],
-    ids=["positional", "keywords in another order", "mixed", "a setting", "an optional tensor"],
-)
-def test_several_inputs(inputs: Any, given: dict[str, Any]) -> None:
-    model = Several()
-    program = capture(model, inputs)
-    names = [node.target for node in program.module.graph.nodes if node.op == "placeholder"]
-    assert names[:2] == ["image", "depth"] and all(
-        len(node.users) for node in program.module.graph.nodes if node.op == "placeholder"
-    )
-    expected = model(X, DEPTH, **given)
-    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-    found = run(program, X, DEPTH, **tensors)
-    assert list(found) == ["sum", "parts"]
-    assert torch.equal(found["sum"], expected["sum"])
-    assert all(torch.equal(a, b) for a, b in zip(found["parts"], expected["parts"], strict=True))
-
-
-@pytest.mark.parametrize("inputs", [(X, DEPTH), {"depth": DEPTH, "image": X}], ids=["positional", "keywords"])
-def test_several_inputs_through_the_whole_compiler(inputs: Any) -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.several, self.out = Several(), nn.Conv2d(4, 2, 1)
-
-        def forward(self, image: Tensor, depth: Tensor, scale: float = 2.0) -> dict[str, Tensor]:
-            return {"out": self.out(self.several(image, depth, scale)["sum"])}
-
-    done = fxprune.compile(Net(), inputs, keep_rate=0.5)
-    assert done.report.proof_error is not None and done.report.proof_error < 1e-9
-    assert done.module(X, DEPTH)["out"].shape == done.module(image=X, depth=DEPTH)["out"].shape == (2, 2, 8, 8)
-    assert done.report.after.parameters < done.report.before.parameters
-
-
-def test_a_list_of_inputs_as_one_argument() -> None:
-    class Pyramid(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 1)
-
-        def forward(self, images: list[Tensor]) -> list[Tensor]:
-            return [self.conv(images[0]), self.conv(images[1])]
-
-    model, images = Pyramid(), [X, X[:, :, ::2, ::2]]
-    program = capture(model, (images,))
-    assert all(torch.equal(a, b) for a, b in zip(run(program, images), model(images), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("example", "expected"),
-    [
-        (X, Inputs((X,))),
-        ((X, X), Inputs((X, X))),
-        ([X], Inputs((X,))),
-        ({"x": X}, Inputs((), {"x": X})),
-        (Inputs((X,), {"k": 1}), Inputs((X,), {"k": 1})),
-    ],
-)
-def test_forms_of_example_inputs(example: Any, expected: Inputs) -> None:
-    found = as_inputs(example)
-    assert len(found.args) == len(expected.args) and list(found.kwargs) == list(expected.kwargs)
-    assert all(one is X for one in found.args)
-
-
-@pytest.mark.parametrize("inputs", [(X, X), {"y": X}, ()], ids=["too many", "unknown name", "none"])
-def test_inputs_that_do_not_fit_the_signature(inputs: Any) -> None:
-    class Plain(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x
-
-    with pytest.raises(CaptureError, match="the example inputs do not fit Plain.forward"):
-        capture(Plain(), inputs)
-
-
-def test_inputs_of_the_wrong_shape() -> None:
-    with pytest.raises(CaptureError, match="Sequential cannot be captured.*Check the example inputs"):
-        capture(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.empty(2, 5, 8, 8))
-
-
-# ---- what fx cannot follow
-
-
-class LoopsOverRows(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm, self.out = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x))
-        rows = [x[:, :, row] * (row + 1) for row in range(x.shape[2])]
-        out: Tensor = self.out(torch.stack(rows, dim=2))
-        return out
+# ---- the user's module
 
 
 class AsksForTheBatch(nn.Module):
@@ -273,45 +158,6 @@ class AsksForTheBatch(nn.Module):
             x = F.dropout(x.relu(), 0.5, self.training)
         out: Tensor = self.out(x)
         return out
-
-
-@pytest.mark.parametrize("make", [LoopsOverRows, AsksForTheBatch])
-def test_falls_back_to_export(make: Callable[[], nn.Module]) -> None:
-    model = make().eval()
-    with pytest.raises((TypeError, fx.proxy.TraceError)):
-        fx.symbolic_trace(model)
-    program = capture(model, X)
-    assert program.front_end == "export"
-    assert "torch.fx could not follow" in program.notes[0]
-    assert set(program.tensors) == set(model.state_dict())
-    assert all(program.tensors[name] is one for name, one in model.named_parameters())
-    assert torch.equal(run(program, X), model(X))
-
-
-@pytest.mark.parametrize("make", [LoopsOverRows, AsksForTheBatch])
-def test_exported_networks_compile_and_follow_the_mode(make: Callable[[], nn.Module]) -> None:
-    done = fxprune.compile(make(), X, keep_rate=0.5)
-    assert done.report.front_end == "export"
-    assert done.report.proof_error is not None and done.report.proof_error < 1e-9
-    assert done.module.get_submodule("conv").weight.shape[0] == 4
-    module = done.module.train()
-    first, second = module(X), module.eval()(X)
-    assert not torch.equal(first, second)
-    assert torch.equal(module(X), second)
-
-
-def test_what_neither_can_follow() -> None:
-    class OnValues(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x if x.sum() > 0 else -x
-
-    with pytest.raises(
-        CaptureError, match=r"OnValues cannot be captured\. torch\.fx: .* torch\.export: .*control flow on values"
-    ):
-        capture(OnValues(), X)
-
-
-# ---- the user's module
 
 
 class KeepsTensors(nn.Module):
@@ -331,7 +177,7 @@ class KeepsTensors(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("make", [KeepsTensors, AuxiliaryHead, LoopsOverRows])
+@pytest.mark.parametrize("make", [KeepsTensors, AuxiliaryHead, AsksForTheBatch])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_user_s_model_is_untouched(make: Callable[[], nn.Module], training: bool) -> None:
     model = make().train(training)
@@ -417,13 +263,14 @@ def test_in_place_writes_are_no_dead_code() -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = x * 1
             x.add_(1)
-            x[:, 0] = 0
-            x.dim()
+            x[:, 0].mul_(2)
+            x.neg()
             return x
 
     program = capture(Writes(), X)
+    assert program.front_end == "fx"
     assert torch.equal(run(program, X), Writes()(X))
-    assert "dim" not in targets(program)
+    assert "neg" not in targets(program)
 
 
 def test_source_lines_when_asked_for() -> None:
@@ -431,10 +278,3 @@ def test_source_lines_when_asked_for() -> None:
     (node,) = [node for node in program.module.graph.nodes if node.target == "main"]
     assert "out: Tensor = self.main(x)" in (node.stack_trace or "")
     assert all(node.stack_trace is None for node in capture(AuxiliaryHead(), X).module.graph.nodes)
-
-
-def test_optional_arguments_leave_no_assertion() -> None:
-    skeleton, _ = skeleton_of(Several())
-    graph = trace(skeleton, {"image": X, "depth": DEPTH}, training=False)
-    names = [getattr(node.target, "__name__", str(node.target)) for node in graph.nodes]
-    assert not any("assert" in name for name in names) and "eq" not in names

@@ -7,6 +7,7 @@ ones only.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,55 @@ def test_widths(name: str) -> None:
     before, after = named_tensors(case.model()), named_tensors(halved(case).module)
     assert {parameter: tuple(after[parameter].shape) for parameter in case.cut} == case.cut
     assert all(before[parameter].shape != shape for parameter, shape in case.cut.items())
+
+
+@every_network
+def test_down_to_one_channel(name: str) -> None:
+    """The narrowest network: what has one channel looks different to the engine, and is still exact."""
+    case = NETWORKS[name]
+    done = halved(case, keep_rate=0.01)
+    rows = {line.index: line.after for line in done.report.groups if line.after < line.before}
+    assert rows and all(width <= WIDER.get(name, 1) for width in rows.values())
+    found = call(done.module.eval(), case.example())
+    assert difference(reference(name, case, done.recipe, training=False), found) <= EXACT
+
+
+# Conv groups and parts of a normalisation keep one channel each.
+WIDER = {
+    "grouped": 2, "transposed_grouped": 2, "group_norm_part": 2, "grouped_becomes_depthwise": 3, "grouped_residual": 3,
+    "grouped_and_shuffled": 2, "grouped_over_concat": 2,
+}  # fmt: skip
+
+
+@every_network
+def test_drawn_weights(name: str) -> None:
+    """The usual way: masks decide, weights are drawn anew. All parts stay sound, and tied ones stay tied."""
+    case = NETWORKS[name]
+    inputs = pytree.tree_map(Tensor.float, case.example())
+    done = fxprune.compile(case.build(), inputs, sparsity=0.6, policy="all", retry=False)
+    assert done.report.refused == {}
+    outputs = pytree.tree_leaves(call(done.module, inputs))
+    torch.stack([output.square().sum() for output in outputs]).sum().backward()
+    for parameter_name, parameter in done.module.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), parameter_name
+    if name == "tied_weights":
+        state = done.state_dict()
+        assert torch.equal(state["b.weight"], state["c.weight"])
+
+
+def test_the_oracle_sees_a_wrong_channel() -> None:
+    """A recipe that names one other channel is not the network that was compiled."""
+    for name in ("residual", "grouped", "transposed_grouped", "flatten_literal"):
+        case = NETWORKS[name]
+        done = halved(case)
+        kept = copy.deepcopy(dict(done.recipe.kept))
+        consumer = next(one for one in case.cut if 1 in kept.get(one, {}) or one.startswith("up."))
+        dim = 0 if consumer.startswith("up.") else 1
+        width = named_tensors(case.model())[consumer].shape[dim]
+        kept[consumer][dim] = [(index + 1) % width for index in kept[consumer][dim]]
+        wrong = dataclasses.replace(done.recipe, kept=kept)
+        found = call(done.module.eval(), case.example())
+        assert difference(reference(name, case, wrong, training=False), found) > 1e-3
 
 
 @every_network
@@ -190,10 +240,8 @@ CHANGES = {
 }  # fmt: skip
 
 
-@every_network
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "auxiliary_head"])
 def test_train_and_eval_differ_where_they_should(name: str) -> None:
-    if name == "auxiliary_head":
-        pytest.skip("has a test of its own: the modes return different structures")
     case = NETWORKS[name]
     module = halved(case).module
     in_train = call(copy.deepcopy(module).train(), case.example())

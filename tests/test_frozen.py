@@ -67,9 +67,7 @@ def _convs() -> dict[str, nn.Module]:
 FREE = {"m.weight": (6, 3, 3, 3), "a.weight": (6, 6, 3, 3), "b.weight": (5, 6, 3, 3), "c.weight": (4, 5, 1, 1)}
 
 
-@stopped(
-    {"a.weight[0]": ("no rule", "mirrored"), "b.weight[1]": ("meets channels that cannot be removed", " b)")}, FREE
-)
+@stopped({"a.weight[0]": ("no rule", "mirrored"), "b.weight[1]": ("meets", "aten.convolution at b")}, FREE)
 def custom_operator() -> nn.Module:
     return Net(lambda s, x: s.c(s.b(torch.ops.fxprune_tests.mirrored(s.a(s.m(x)))).relu()), **_convs())
 
@@ -80,7 +78,7 @@ def operator_without_rule() -> nn.Module:
 
 
 @stopped(
-    {"a.weight[0]": ("inside LSTM", "lstm"), "fc.weight[1]": ("meets channels that cannot be removed", " fc)")},
+    {"a.weight[0]": ("inside LSTM", "lstm"), "fc.weight[1]": ("meets", "aten.addmm at fc")},
     {"m.weight": (6, 3, 3, 3), "a.weight": (6, 6, 3, 3), "fc.weight": (7, 9), "end.weight": (4, 7)},
 )
 def lstm() -> nn.Module:
@@ -146,6 +144,18 @@ def view_added_to() -> nn.Module:
         return s.c(s.b(x).relu())
 
     return Net(run, side=conv(3, 4), **_convs())
+
+
+@stopped({"a.weight[0]": ("aten.copy_ at copy_",)}, FREE)
+def view_filled() -> nn.Module:
+    """A number written into some channels."""
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = s.a(s.m(x))
+        x[:, :4] = 0.3
+        return s.c(s.b(x).relu())
+
+    return Net(run, **_convs())
 
 
 CHOSEN = {"m.weight": (6, 3, 3, 3), "a.weight": (9, 6, 3, 3), "b.weight": (5, 6, 3, 3), "c.weight": (4, 5, 1, 1)}

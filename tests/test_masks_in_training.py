@@ -48,7 +48,7 @@ class Functional(nn.Module):
 def compiled(name: str, sparsity: float = 0.9, policy: str = "reconvene") -> Compiled:
     torch.manual_seed(0)
     model = Functional() if name == "functional" else zoo.build(name)
-    return fxprune.compile(model, torch.empty(2, 3, 32, 32), sparsity=sparsity, policy=policy, proof=False)
+    return fxprune.compile(model, torch.zeros(2, 3, 32, 32), sparsity=sparsity, policy=policy, proof=False)
 
 
 def train(module: nn.Module, kind: str, steps: int = STEPS, averaged: AveragedModel | None = None) -> None:
@@ -189,7 +189,7 @@ def test_every_parameter_has_a_finite_gradient(name: str, sparsity: float) -> No
 
 def test_gradients_do_not_reach_the_user_s_model() -> None:
     model = zoo.build("resnet8")
-    done = fxprune.compile(model, torch.empty(2, 3, 32, 32), sparsity=0.5, keep_weights=True, proof=False)
+    done = fxprune.compile(model, torch.zeros(2, 3, 32, 32), sparsity=0.5, keep_weights=True, proof=False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     train(done.module, "sgd", steps=2)
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -24,8 +24,6 @@ UNNEEDED = {
     "instance_norm_plain": ["a"],
     # four channels that nobody reads: their weights and biases may go separately
     "index_select": ["a"],
-    # the rule for strided slices also ties pairs behind the end of the slice: wider than need be, by one channel
-    "slice_strided_inside": ["getitem"],
 }
 
 

@@ -44,7 +44,7 @@ def first_kept(program: Program, name: str, kept: int) -> Tensor:
 
 
 def kept_by(program: Program, coupling: str = "max") -> dict[str, list[int]]:
-    """Weight -> positions that its group keeps, for groups of one producer; producers of a joint group are joined by +."""
+    """Producers of each group, joined by +, and the positions it keeps."""
     couplings = program.fact(Couplings)
     plan = Plan(coupling).run(program).fact(WidthPlan).kept
     return {"+".join(couplings.groups[index].producers): kept.tolist() for index, kept in plan.items()}

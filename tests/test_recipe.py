@@ -60,7 +60,7 @@ def noisy(model: nn.Module) -> nn.Module:
     """Statistics that are not at their initial values, in float64."""
     model.double()
     draw = torch.Generator().manual_seed(2)
-    for name, buffer in model.named_buffers():
+    for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.copy_(0.5 + torch.rand(buffer.shape, generator=draw, dtype=torch.float64))
     return model

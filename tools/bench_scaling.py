@@ -1,9 +1,9 @@
-"""How compiling scales: seconds against depth, peak memory against the model's bytes. Each line is a process of its own.
+"""How compiling scales: seconds against depth, and peak memory against the model's bytes.
 
-`python tools/bench_scaling.py` prints two tables. `--depth 50 200` and `--memory zoo:vgg16` choose what is in them (nothing
-after either name leaves its table out), `--profile 1000` prints where the time goes at one depth. The networks of the first
-table are CIFAR-style: a stem, basic blocks in three stages of 8, 16 and 32 channels, a linear layer. Line 10 of what must
-hold: 1000 layers take at most six times the seconds of 200.
+`python tools/bench_scaling.py` prints two tables; each line is measured in a process of its own. `--depth 50 200` and
+`--memory zoo:vgg16` choose what is in them (nothing after either name leaves its table out), `--profile 1000` prints
+where the time goes at one depth. The networks of the first table are CIFAR-style: a stem, basic blocks in three stages
+of 8, 16 and 32 channels, a linear layer. 1000 layers may take at most six times the seconds of 200.
 """
 
 from __future__ import annotations

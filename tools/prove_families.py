@@ -88,7 +88,7 @@ def proved(name: str, size: int, approximate: str | None) -> tuple[fxprune.Compi
 
 def exported(name: str, size: int, approximate: str | None) -> float:
     """The difference of the ONNX file from torch."""
-    model, x = (make(name, size=size, dtype=torch.float32) for make in (build, pictures))
+    model, x = build(name, size, dtype=torch.float32), pictures(name, 2, size, torch.float32)
     done = fxprune.compile(
         model, x, keep_rate=0.5, select="random", keep_weights=True, seed=3, approximate=approximate, proof=False
     )

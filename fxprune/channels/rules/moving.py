@@ -85,12 +85,12 @@ def _tie_runs(ctx: Context, labels: Labels, dim: int, call: Call) -> None:
     step = call.arguments["step"] or 1
     if step == 1:
         return
-    start = call.arguments["start"] or 0
-    start = max(0, start + labels.shape[dim]) if start < 0 else start
+    size = labels.shape[dim]
+    start, end, _ = slice(call.arguments["start"], call.arguments["end"]).indices(size)
     for layer in labels.layers_along({dim}):
         for offset in range(1, step):
-            first = layer.narrow(dim, start, layer.shape[dim] - start)
-            heads, members = first[_every(dim, 0, step)], first[_every(dim, offset, step)]
+            inside = layer.narrow(dim, start, end - start)
+            heads, members = inside[_every(dim, 0, step)], inside[_every(dim, offset, step)]
             count = members.shape[dim]
             ctx.tie(heads.narrow(dim, 0, count), members)
 

@@ -1,0 +1,99 @@
+"""Networks that torch.fx cannot follow: torch.export takes over, and the rest of the compiler does not notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import fxprune
+from fxprune.capture.module import capture
+from fxprune.errors import CaptureError
+from fxprune.program import Program, materialise
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def run(program: Program, *args: Any, mode: str = "eval", **kwargs: Any) -> Any:
+    """The captured graph on real numbers."""
+    module = materialise(program.module, program.tensors)
+    module.train(mode == "train")
+    names = [node.target for node in dict(program.graphs())[mode].nodes if node.op == "placeholder"]
+    values = [*args, *(kwargs[str(name)] for name in names[len(args) :])]
+    return fx.Interpreter(module, graph=dict(program.graphs())[mode]).run(*values)
+
+
+class LoopsOverRows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.out = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        rows = [x[:, :, row] * (row + 1) for row in range(x.shape[2])]
+        out: Tensor = self.out(torch.stack(rows, dim=2))
+        return out
+
+
+class AsksForTheBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if x.shape[0] > 1:
+            x = F.dropout(x.relu(), 0.5, self.training)
+        out: Tensor = self.out(x)
+        return out
+
+
+@pytest.mark.parametrize("make", [LoopsOverRows, AsksForTheBatch])
+def test_falls_back_to_export(make: Callable[[], nn.Module]) -> None:
+    model = make().eval()
+    with pytest.raises((TypeError, fx.proxy.TraceError)):
+        fx.symbolic_trace(model)
+    program = capture(model, X)
+    assert program.front_end == "export"
+    assert "torch.fx could not follow" in program.notes[0]
+    assert all(program.tensors[name] is one for name, one in model.named_parameters())
+    assert torch.equal(run(program, X), model(X))
+
+
+@pytest.mark.parametrize("make", [LoopsOverRows, AsksForTheBatch])
+def test_exported_networks_compile_and_follow_the_mode(make: Callable[[], nn.Module]) -> None:
+    done = fxprune.compile(make(), X, keep_rate=0.5)
+    assert done.report.front_end == "export"
+    assert done.report.proof_error is not None and done.report.proof_error < 1e-9
+    assert done.module.get_submodule("conv").weight.shape[0] == 4
+    module = done.module.train()
+    first, second = module(X), module.eval()(X)
+    assert not torch.equal(first, second)
+    assert torch.equal(module(X), second)
+
+
+def test_what_neither_can_follow() -> None:
+    class OnValues(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(
+        CaptureError, match=r"OnValues cannot be captured\. torch\.fx: .* torch\.export: .*control flow on values"
+    ):
+        capture(OnValues(), X)
+
+
+def test_item_assignment_goes_through_export() -> None:
+    class Assigns(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 1
+            x[:, 0] = 0
+            return x
+
+    program = capture(Assigns(), X)
+    assert program.front_end == "export"
+    assert torch.equal(run(program, X), Assigns()(X))
