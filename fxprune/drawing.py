@@ -44,11 +44,15 @@ class DrawnTensors(Mapping[str, Tensor]):
     twice gives the same numbers.
     """
 
-    def __init__(self, base: Mapping[str, Tensor], drawn: frozenset[str], seed: int) -> None:
-        self.base, self.drawn, self.seed = base, drawn, seed
+    def __init__(
+        self, base: Mapping[str, Tensor], drawn: frozenset[str], seed: int, first: Mapping[str, str] | None = None
+    ) -> None:
+        """`first` leads from further names of tied tensors to the one that is drawn."""
+        self.base, self.drawn, self.seed, self.first = base, drawn, seed, first or {}
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.base[name]
+        name = self.first.get(name, name)
         if name not in self.drawn:
             return tensor
         fresh = kaiming_normal(tensor.shape, generator(self.seed, "rank", name), tensor.dtype)

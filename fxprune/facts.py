@@ -83,6 +83,8 @@ class Shrunk:
 
     kept            name -> dimension -> surviving indices
     kept_per_group  name -> dimension -> surviving indices of each conv group
+    renumbered      constant index tensors with their new values
+    patched         nodes whose source held a width that had to change
     widths          group index -> (width before, width after)
     refused         group index -> what the proof found wrong with cutting it
     error           largest relative difference found by the proof, None when it was skipped
@@ -94,6 +96,8 @@ class Shrunk:
 
     kept: Mapping[str, Mapping[int, Ints]]
     kept_per_group: Mapping[str, Mapping[int, Ints]]
+    renumbered: Mapping[str, Tensor]
+    patched: tuple[str, ...]
     widths: Mapping[int, tuple[int, int]]
     refused: Mapping[int, str]
     error: float | None

@@ -275,6 +275,8 @@ def _recipe(dense: Program, small: Program, options: Options) -> Recipe:
             name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in shrunk.kept_per_group.items()
         },
         numbers=_numbers(dense.module, small.module),
+        indices={name: values.tolist() for name, values in shrunk.renumbered.items()},
+        patched=shrunk.patched,
         options=_asked(options),
         versions={"fxprune": _version("fxprune"), "torch": torch.__version__},
     )

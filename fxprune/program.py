@@ -155,3 +155,16 @@ def _has(module: nn.Module, path: str) -> bool:
             return False
         module = getattr(module, part)
     return True
+
+
+def real_tensors(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The numbers of everything a graph module holds. Constants that tracing has put into it are moved out."""
+    found = {}
+    for name, empty in named_tensors(module).items():
+        if name in tensors:
+            found[name] = tensors[name]
+            continue
+        found[name] = empty.detach()
+        holder_name, _, leaf = name.rpartition(".")
+        module.get_submodule(holder_name)._buffers[leaf] = torch.empty_like(empty, device="meta")
+    return found

@@ -27,6 +27,8 @@ class Recipe:
     kept_per_group  the same for grouped convolutions whose conv groups lost different positions: one list a conv group
     numbers         module name -> attribute -> value, for numbers that cannot be read off the shapes (groups,
                     num_groups)
+    indices         index buffer -> its new values, which count among the survivors
+    patched         graph nodes whose source holds a width; with any of them `apply` cannot work on the user's own class
     options         what was asked: sparsity or keep_rate, criterion, policy, coupling, seed, ...
     versions        of fxprune and torch
     """
@@ -34,6 +36,8 @@ class Recipe:
     kept: Mapping[str, Mapping[int, list[int]]]
     kept_per_group: Mapping[str, Mapping[int, list[list[int]]]]
     numbers: Mapping[str, Mapping[str, int]]
+    indices: Mapping[str, list[int]]
+    patched: tuple[str, ...]
     options: Mapping[str, Any]
     versions: Mapping[str, str]
 
@@ -44,6 +48,11 @@ class Recipe:
         Works where the network's forward holds no width in its source. Raises RewriteError when names or sizes do
         not fit.
         """
+        if self.patched:
+            raise RewriteError(
+                f"the source of {type(model).__name__} holds widths that would have to change "
+                f"(at {', '.join(self.patched[:5])}): use the compiled module, in which they are patched"
+            )
         tensors = named_tensors(model)
         missing = [name for name in (*self.kept, *self.kept_per_group) if name not in tensors]
         if missing:
@@ -61,6 +70,8 @@ class Recipe:
         return small
 
     def _cut(self, name: str, tensor: Tensor) -> Tensor:
+        if name in self.indices:
+            return torch.tensor(self.indices[name], dtype=tensor.dtype)
         try:
             for dim, kept in self.kept.get(name, {}).items():
                 tensor = tensor.index_select(dim, torch.tensor(kept))
@@ -80,6 +91,8 @@ class Recipe:
             "kept": _plain(self.kept),
             "kept_per_group": _plain(self.kept_per_group),
             "numbers": self.numbers,
+            "indices": self.indices,
+            "patched": self.patched,
             "options": self.options,
             "versions": self.versions,
         }

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from fxprune.drawing import DrawnTensors
 from fxprune.errors import OptionError
 from fxprune.facts import Prunable, Ranking
-from fxprune.program import Program
+from fxprune.program import Program, first_names
 
 MODES = ("auto", "kaiming", "keep")
 _HEAVY_TAILS = 0.5  # excess kurtosis: 0 for a normal draw, -1.2 for a uniform one, well above for most trained layers
@@ -39,7 +39,7 @@ class Initialise:
         drawn = self.mode == "kaiming" or (self.mode == "auto" and not trained)
         facts = {**program.facts, Ranking: Ranking(trained, drawn)}
         if drawn:
-            tensors = DrawnTensors(program.tensors, frozenset(names), self.seed)
+            tensors = DrawnTensors(program.tensors, frozenset(names), self.seed, first_names(program))
             return replace(program, tensors=tensors, facts=facts)
         return replace(program, facts=facts)
 

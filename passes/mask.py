@@ -13,6 +13,7 @@ from fxprune.facts import Prunable, WeightMasks
 from fxprune.program import Program
 from fxprune.saliency import Criterion
 
+_PIECE = 1 << 20
 _HALF = 16  # a non-negative float32 ranks like its bits; the upper half sorts scores into 2**16 buckets
 
 
@@ -42,10 +43,13 @@ class Mask:
         masks: dict[str, Tensor] = {}
         inside: list[tuple[str, Tensor, Tensor]] = []
         for name, score in self.criterion.scores(program, names):
-            upper = _bits(score) >> _HALF
-            masks[name] = (upper > bucket).reshape(score.shape)
-            places = (upper.reshape(-1) == bucket).nonzero().reshape(-1)
-            inside.append((name, places, score.reshape(-1)[places]))
+            masks[name] = torch.empty(score.shape, dtype=torch.bool)
+            pieces = zip(_pieces(masks[name]), _pieces(score), strict=True)
+            for number, (mask, piece) in enumerate(pieces):
+                upper = _bits(piece) >> _HALF
+                torch.gt(upper, bucket, out=mask)
+                places = (upper == bucket).nonzero().reshape(-1)
+                inside.append((name, places + number * _PIECE, piece[places]))
         self._settle(masks, inside, zeros - below)
         return masks
 
@@ -53,7 +57,8 @@ class Mask:
         """The bucket in which the last zero falls, and how many scores lie below it."""
         counts = torch.zeros(1 << _HALF, dtype=torch.int64)
         for _, score in self.criterion.scores(program, names):
-            counts += torch.bincount((_bits(score) >> _HALF).reshape(-1), minlength=1 << _HALF)
+            for piece in _pieces(score):
+                counts += torch.bincount(_bits(piece) >> _HALF, minlength=1 << _HALF)
         upto = counts.cumsum(0)
         bucket = min(int(torch.searchsorted(upto, zeros)), (1 << _HALF) - 1)
         return bucket, int(upto[bucket] - counts[bucket])
@@ -67,6 +72,12 @@ class Mask:
         for (name, places, score), kept in zip(inside, keep.split([len(one[1]) for one in inside]), strict=True):
             assert len(score) == len(kept)
             masks[name].reshape(-1)[places] = kept
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Flat pieces, so that no layer is copied whole."""
+    pieces: tuple[Tensor, ...] = tensor.reshape(-1).split(_PIECE)
+    return pieces
 
 
 def _bits(score: Tensor) -> Tensor:

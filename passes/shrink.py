@@ -48,6 +48,8 @@ class Shrink:
         shrunk = Shrunk(
             kept=result.kept,
             kept_per_group=result.kept_per_group,
+            renumbered=result.renumbered,
+            patched=result.patched,
             widths={index: (groups[index].width, len(kept)) for index, kept in proved.kept.items()},
             refused=proved.refused,
             error=proved.verdict.error if self.proof else None,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.program import Inputs, Program, named_tensors, skeleton_of
+from fxprune.program import Inputs, Program, named_tensors, real_tensors, skeleton_of
 
 _aten = torch.ops.aten
 
@@ -34,7 +34,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
     if not dynamic:
         notes += ("the batch size is fixed at that of the example inputs",)
-    real = {name: tensors[name] for name in named_tensors(module)}
+    real = real_tensors(module, tensors)
     return Program(module, real, inputs, train if changed else None, "export", notes)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxprune.capture.export import export_graph
@@ -13,7 +12,7 @@ from fxprune.capture.names import check_names
 from fxprune.capture.trace import bind_arguments, same_graph, trace
 from fxprune.errors import CaptureError
 from fxprune.metarun import meta_values, on_meta
-from fxprune.program import Inputs, Program, adopt, named_tensors, skeleton_of
+from fxprune.program import Inputs, Program, adopt, real_tensors, skeleton_of
 
 
 def as_inputs(example: Any) -> Inputs:
@@ -61,7 +60,7 @@ def _by_fx(
     train_graph = None if same_graph(train, evaluate) else train
     if train_graph is not None:
         adopt(module, skeleton, train_graph)
-    real = _tensors_of(module, tensors)
+    real = real_tensors(module, tensors)
     check_runs(module, module.graph, inputs, "eval")
     if train_graph is not None:
         _check_training(module, train_graph, inputs)
@@ -83,20 +82,6 @@ def _check_training(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs) -> 
             f"in train mode the network does not run on the example inputs ({brief(error)}): "
             "give inputs that both modes accept"
         ) from error
-
-
-def _tensors_of(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Real tensors of everything the graph module holds; constants that tracing made are moved to the meta device."""
-    found = {}
-    for name, empty in named_tensors(module).items():
-        if name in tensors:
-            found[name] = tensors[name]
-            continue
-        found[name] = empty.detach()
-        holder_name, _, leaf = name.rpartition(".")
-        holder = module.get_submodule(holder_name)
-        holder._buffers[leaf] = torch.empty_like(empty, device="meta")
-    return found
 
 
 def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception) -> Program:

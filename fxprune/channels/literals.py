@@ -32,10 +32,14 @@ class Patcher:
     seen: Mapping[tuple[str, str], Seen]
     claims: Mapping[str, Sequence[Claim]]
     now: dict[str, Any] = field(default_factory=dict)
+    patched: list[str] = field(default_factory=list)  # nodes of functions and methods whose numbers were changed
 
     def run(self, graph: fx.Graph) -> None:
         for node in list(graph.nodes):
+            before = (node.target, node.args, node.kwargs)
             self._patch(node)
+            if node.op != "call_module" and before != (node.target, node.args, node.kwargs):
+                self.patched.append(node.name)
             self.now[node.name] = self._value_now(node)
 
     # -- what was and what is -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fxprune.channels.atoms import Axis
 from fxprune.channels.engine import Analysis, analyse
@@ -20,8 +21,13 @@ def analyse_again(couplings: Couplings, result: Rewritten) -> Analysis:
 
 
 def disagreement(couplings: Couplings, result: Rewritten, again: Analysis) -> str:
-    """What is coupled differently after the rewrite; empty when nothing is."""
-    small = settle(again.atoms, hard_ties(again.atoms)).root
+    """What is coupled differently after the rewrite; empty when nothing is.
+
+    Entries that are frozen in the small network, or the last of their group, can say nothing about couplings: a tensor
+    of one channel carries no atoms, and whoever meets it is frozen.
+    """
+    settled = settle(again.atoms, hard_ties(again.atoms))
+    small = settled.root
     hard = settle(couplings.analysis.atoms, hard_ties(couplings.analysis.atoms)).root
     matched = list(_matched_axes(couplings, result, again.atoms.axes))
     if not matched:
@@ -30,6 +36,8 @@ def disagreement(couplings: Couplings, result: Rewritten, again: Analysis) -> st
     new = np.concatenate([atoms for _, atoms, _ in matched])
     names = np.concatenate([np.full(len(atoms), number) for number, (atoms, _, _) in enumerate(matched)])
     axes = [axis for _, _, axis in matched]
+    telling = ~settled.frozen(new) & _has_company(couplings, result, old)
+    old, new, names = old[telling], new[telling], names[telling]
     merged = _first_split(small[new], couplings.components.root[old])
     if merged is not None:
         return f"channels of {_name(axes[names[merged]])} are coupled after the rewrite that were not before"
@@ -37,6 +45,15 @@ def disagreement(couplings: Couplings, result: Rewritten, again: Analysis) -> st
     if parted is not None:
         return f"channels of {_name(axes[names[parted]])} were coupled before the rewrite and are not after it"
     return ""
+
+
+def _has_company(couplings: Couplings, result: Rewritten, atoms: Ints) -> NDArray[np.bool_]:
+    """Which atoms belong to a group that kept more than one channel; the last one is not a channel any more."""
+    left = np.unique(couplings.components.root[np.flatnonzero(result.cut.alive)])
+    groups = couplings.group_of[left]
+    counts = np.bincount(groups[groups >= 0], minlength=len(couplings.groups))
+    found: NDArray[np.bool_] = counts[couplings.group_of[atoms]] > 1
+    return found
 
 
 def _name(axis: Axis) -> str:

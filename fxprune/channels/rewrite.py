@@ -38,6 +38,8 @@ class Rewritten:
     cut: Cut
     kept: Mapping[str, Mapping[int, Ints]]
     kept_per_group: Mapping[str, Mapping[int, Ints]]
+    renumbered: Mapping[str, Tensor]  # constant index tensors with their new values
+    patched: tuple[str, ...]  # nodes that held a width in the source
 
 
 def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) -> Rewritten:
@@ -49,7 +51,9 @@ def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) ->
     tensors = _slice_all(program, couplings, cut)
     module, train_graph = _copy_graphs(program, tensors)
     claims = couplings.analysis.claims
-    tensors.update(_renumbered(claims, cut, tensors))
+    renumbered = _renumbered(claims, cut, tensors)
+    tensors.update(renumbered)
+    patched: list[str] = []
     for mode, graph in (("eval", module.graph), ("train", train_graph)):
         if graph is None:
             continue
@@ -58,11 +62,12 @@ def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) ->
             patcher.run(graph)
         except Exception as error:
             raise RewriteError(f"the {mode} graph cannot be rewritten: {type(error).__name__}: {error}") from error
+        patched += patcher.patched
     for leaf in module.modules():
         follow_shapes(leaf)
     module.recompile()
     result = replace(program, module=module, tensors=tensors, train_graph=train_graph, facts={})
-    return Rewritten(result, cut, *_record(program, couplings, cut))
+    return Rewritten(result, cut, *_record(program, couplings, cut), renumbered, tuple(dict.fromkeys(patched)))
 
 
 def _by_node(claims: tuple[Claim, ...], mode: str) -> dict[str, list[Claim]]:

@@ -95,9 +95,9 @@ def _sample(inputs: Inputs, dynamic: Sequence[bool], size: int | None, draw: tor
 
 
 def _like(tensor: Tensor, shape: list[int], draw: torch.Generator) -> Tensor:
-    """Values of the example itself, so that an index stays a valid index; normal ones where it is constant."""
+    """Normal numbers; whole ones are taken from the example itself, so that an index stays a valid index."""
     pool = tensor.detach().flatten()
-    if not pool.numel() or (tensor.is_floating_point() and bool((pool == pool[0]).all())):
+    if not pool.numel() or tensor.is_floating_point():
         return torch.randn(shape, generator=draw).to(tensor.dtype)
     return pool[torch.randint(len(pool), shape, generator=draw)]
 
