@@ -31,7 +31,7 @@ from fxprune.passes.sensitivity import Sensitivity
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.sparsity import Sparsity
 from fxprune.passes.uniform import Uniform
-from fxprune.program import Program, skeleton_of
+from fxprune.program import Program, named_tensors, skeleton_of
 from fxprune.recipe import Recipe
 from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
 from fxprune.saliency import criterion as criterion_named
@@ -275,6 +275,11 @@ def _recipe(dense: Program, small: Program, options: Options) -> Recipe:
             name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in shrunk.kept_per_group.items()
         },
         numbers=_numbers(dense.module, small.module),
+        shapes={
+            name: list(tensor.shape)
+            for name, tensor in named_tensors(dense.module).items()
+            if name in shrunk.kept or name in shrunk.kept_per_group
+        },
         indices={name: values.tolist() for name, values in shrunk.renumbered.items()},
         patched=shrunk.patched,
         options=_asked(options),

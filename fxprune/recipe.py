@@ -27,6 +27,7 @@ class Recipe:
     kept_per_group  the same for grouped convolutions whose conv groups lost different positions: one list a conv group
     numbers         module name -> attribute -> value, for numbers that cannot be read off the shapes (groups,
                     num_groups)
+    shapes          name -> shape in the dense network, of everything in `kept` and `kept_per_group`
     indices         index buffer -> its new values, which count among the survivors
     patched         graph nodes whose source holds a width; with any of them `apply` cannot work on the user's own class
     options         what was asked: sparsity or keep_rate, criterion, policy, coupling, seed, ...
@@ -36,6 +37,7 @@ class Recipe:
     kept: Mapping[str, Mapping[int, list[int]]]
     kept_per_group: Mapping[str, Mapping[int, list[list[int]]]]
     numbers: Mapping[str, Mapping[str, int]]
+    shapes: Mapping[str, list[int]]
     indices: Mapping[str, list[int]]
     patched: tuple[str, ...]
     options: Mapping[str, Any]
@@ -57,6 +59,10 @@ class Recipe:
         missing = [name for name in (*self.kept, *self.kept_per_group) if name not in tensors]
         if missing:
             raise RewriteError(f"the recipe cuts {missing[0]}, which {type(model).__name__} does not have")
+        wrong = [name for name, shape in self.shapes.items() if list(tensors[name].shape) != shape]
+        if wrong:
+            found, shape = tuple(tensors[wrong[0]].shape), tuple(self.shapes[wrong[0]])
+            raise RewriteError(f"{wrong[0]} has shape {found}; the recipe was made for {shape}")
         memo: dict[int, Any] = {}
         for name, tensor in tensors.items():
             if id(tensor) not in memo:
@@ -91,6 +97,7 @@ class Recipe:
             "kept": _plain(self.kept),
             "kept_per_group": _plain(self.kept_per_group),
             "numbers": self.numbers,
+            "shapes": self.shapes,
             "indices": self.indices,
             "patched": self.patched,
             "options": self.options,

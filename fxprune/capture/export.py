@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.program import Inputs, Program, named_tensors, real_tensors, skeleton_of
+from fxprune.program import Inputs, Program, meta_like, named_tensors, real_tensors, skeleton_of
 
 _aten = torch.ops.aten
 
@@ -27,6 +27,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)
     module = fx.GraphModule(module, module.graph, class_name=type(model).__name__)  # one whose train() works
+    _keep_counters(module, model, tensors)
     train = fx.Graph()
     train.output(train.graph_copy(module.graph, {}, False))
     train._codegen = module.graph._codegen
@@ -36,6 +37,16 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
         notes += ("the batch size is fixed at that of the example inputs",)
     real = real_tensors(module, tensors)
     return Program(module, real, inputs, train if changed else None, "export", notes)
+
+
+def _keep_counters(module: fx.GraphModule, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Batch counters and other buffers that no exported operator reads stay in the state dict."""
+    known = named_tensors(module)
+    for name, buffer in model.named_buffers():
+        holder, _, leaf = name.rpartition(".")
+        if name not in known and any(other.startswith(f"{holder}.") for other in known):
+            module.get_submodule(holder).register_buffer(leaf, meta_like(buffer))
+            tensors[name] = buffer
 
 
 def _structure_copy(model: nn.Module) -> nn.Module:

@@ -143,7 +143,7 @@ class LabelMode(TorchDispatchMode):
         if self.paused:
             return func(*args, **kwargs)
         stride = args[0].stride() if args and isinstance(args[0], Tensor) else ()
-        result = plain_layout(func, on_paper(func, args, kwargs))
+        result = plain_layout(func, func(*args, **kwargs))
         context = self.context
         if func._overloadpacket in flop_registry:
             context.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
@@ -183,24 +183,6 @@ class LabelMode(TorchDispatchMode):
     def _freeze_written(self, base: Tensor, call: Call) -> None:
         for tensor in (base, *call.results(), *tensors_in(call.arguments.values())):
             self.context.freeze_all(self.context.of(tensor), "a write into a view")
-
-
-def on_paper(func: Any, args: Any, kwargs: Any) -> Any:
-    """Call an operator on meta tensors; the commonest without PyTorch's decomposition, which takes milliseconds."""
-    name = func._schema.name
-    if name in _SHAPE_KEEPING:
-        return torch.empty_like(args[0])
-    if name in _BATCH_NORMS and not func._schema.is_mutable:
-        return (torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0))
-    if name == "aten::native_batch_norm" and not args[5]:
-        return (torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0))
-    return func(*args, **kwargs)
-
-
-_SHAPE_KEEPING = {
-    f"aten::{name}" for name in ("relu", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "hardtanh")
-}
-_BATCH_NORMS = {"aten::_native_batch_norm_legit_no_training"}
 
 
 def plain_layout(func: Any, result: Any) -> Any:
