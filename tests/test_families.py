@@ -123,7 +123,7 @@ def shifted(recipe: Recipe, name: str) -> Recipe:
 def test_oracle_knows_grouped_and_transposed_layers() -> None:
     def kept_by(layer: nn.Module, kept: dict[int, list[int]], rows: list[list[int]] | None = None) -> list[list[int]]:
         per_group = {"w": {1: rows}} if rows else {}
-        found = columns("w", layer, Recipe({"w": kept}, per_group, {}, {}, {}))
+        found = columns("w", layer, Recipe({"w": kept}, per_group, {}, {}, {}, (), {}, {}))
         return found[..., 0].long().tolist()
 
     assert kept_by(nn.Conv1d(3, 2, 1), {1: [0, 2], 0: [1]}) == [[1, 0, 1]] * 2
