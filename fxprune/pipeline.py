@@ -32,6 +32,7 @@ from fxprune.passes.shrink import Shrink
 from fxprune.passes.sparsity import Sparsity
 from fxprune.passes.uniform import Uniform
 from fxprune.program import Program, named_tensors, skeleton_of
+from fxprune.proof import FAINT
 from fxprune.recipe import Recipe
 from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
 from fxprune.saliency import criterion as criterion_named
@@ -241,6 +242,8 @@ def _report(
         notes += (
             "the given weights look trained: they decided what stays, then were drawn anew (keep_weights keeps them)",
         )
+    if shrunk.signal is not None and shrunk.signal <= FAINT:
+        notes += (f"the proof saw little: outputs move by {shrunk.signal:.0e} of their size with the input",)
     if not shrunk.widths:
         notes += ("no channel was removed: no layer is resilient at this setting",)
     return Report(

@@ -20,7 +20,7 @@ from fxprune.program import Inputs, Program, first_names
 from fxprune.reference import NumberRunner, Reference, Watcher
 
 TOLERANCE = 1e-9  # max|a - b| / max|a| in float64
-_FAINT = 1e-6  # a signal below this could hide a fault from the tolerance
+FAINT = 1e-6  # a signal below this could hide a fault from the tolerance
 _DRAWS = 3
 _ROUNDING = 100.0  # a deep network rounds at every layer, the nudge at the input is felt once
 _ILL_CONDITIONED = 1e-5  # never allowed more than this
@@ -47,15 +47,12 @@ class Verdict:
 
 
 def prove(dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> Verdict:
-    """Compare all outputs; drawn again where the numbers happen to leave outputs that hardly depend on the input.
-
-    A very deep network may overflow even so. Then nothing is proved and the verdict's error is NaN.
-    """
+    """Compare all outputs; drawn again where the numbers happen to leave outputs that hardly depend on the input."""
     verdict = Verdict()
     for attempt in range(_DRAWS):
         noise = _Noise(dense, couplings, result, seed + attempt, amplify=attempt % 2 == 0)
         verdict = _compare(dense, couplings, result, noise, seed + attempt)
-        if not verdict or verdict.signal > _FAINT:
+        if not verdict or verdict.signal > FAINT:
             break
     return verdict
 
@@ -66,29 +63,22 @@ def _compare(dense: Program, couplings: Couplings, result: Rewritten, noise: _No
     worst, signal = 0.0, 1.0
     for mode, graph in dense.graphs():
         reference_mode = Reference(mode, couplings, result.cut)
-        expected = _run(dense, graph, inputs, noise.dense, reference_mode)
+        expected = _run(dense, graph, inputs, noise.dense, reference_mode, noise.calibrate)
         small_graph = dict(result.program.graphs())[mode]
-        found = _run(result.program, small_graph, inputs, noise.small, Watcher())
+        found = _run(result.program, small_graph, inputs, noise.small, Watcher(), _keep)
         missed = reference_mode.missed()
         if missed:
             return Verdict(fault=f"{missed} was not called as analysed, so nothing can be proved about it")
-        if not _finite(expected):
-            return Verdict(math.nan, signal=0.0)
         error = difference(expected, found)
         worst, signal = max(worst, error), min(signal, _signal(expected))
         if error <= TOLERANCE:
             continue
-        nudged = _run(dense, graph, _nudged(inputs), noise.dense, Reference(mode, couplings, result.cut))
+        nudged = _run(dense, graph, _nudged(inputs), noise.dense, Reference(mode, couplings, result.cut), _keep)
         allowed = min(max(TOLERANCE, _ROUNDING * difference(expected, nudged)), _ILL_CONDITIONED)
         if not error <= allowed:
             fault = f"outputs of the {mode} graph differ by {error:.1e} (at most {allowed:.0e} is allowed)"
             return Verdict(error, fault, signal)
     return Verdict(worst, signal=signal)
-
-
-def _finite(outputs: Any) -> bool:
-    found = [one for one in pytree.tree_leaves(outputs) if isinstance(one, Tensor)]
-    return all(bool(one.isfinite().all()) for one in found)
 
 
 def _nudged(inputs: Inputs) -> Inputs:
@@ -107,7 +97,7 @@ def _nudged(inputs: Inputs) -> Inputs:
 def _signal(outputs: Any) -> float:
     """Largest relative difference between the first two examples of a batch; 1 where there are no two to compare."""
     found = [
-        ((one[0] - one[1]).abs().max() / one.abs().max().clamp_min(1e-300)).item()
+        difference(one[0], one[1])
         for one in pytree.tree_leaves(outputs)
         if isinstance(one, Tensor) and one.ndim and one.shape[0] == 2 and one.numel()
     ]
@@ -115,23 +105,23 @@ def _signal(outputs: Any) -> float:
 
 
 def difference(expected: Any, found: Any) -> float:
-    """max|a - b| / max|a| over all tensors of two equal structures; infinite when shapes differ, NaN where not
-    finite.
-    """
+    """max|a - b| / max|a| over all tensors of two equal structures; infinite where shapes or NaNs differ."""
     worst = 0.0
     for a, b in zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True):
-        if not isinstance(a, Tensor) or a.numel() == 0:
-            continue
-        if a.shape != b.shape:
-            return float("inf")
-        a, b = a.double(), b.double()
-        scale = a.abs().max().item()
-        gap = (a - b).abs().max().item()
-        error = gap / scale if scale else gap
-        if error != error:
-            return float("nan")
-        worst = max(worst, error)
+        if isinstance(a, Tensor) and a.numel():
+            worst = max(worst, _relative(a, b))
     return worst
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape:
+        return math.inf
+    a, b = (torch.view_as_real(one) if one.is_complex() else one for one in (a, b))
+    a, b = a.double(), b.double()
+    same = (a == b) | (a.isnan() & b.isnan())  # infinities and NaN in the same places
+    gap = (a - b).abs().masked_fill(same, 0.0).nan_to_num(nan=math.inf).max().item()
+    scale = a.abs().nan_to_num(nan=0.0, posinf=0.0).max().item()
+    return gap / scale if scale else gap
 
 
 def random_inputs(program: Program, seed: int) -> Inputs:
@@ -165,19 +155,40 @@ class _Noise:
         self.labels_of = couplings.analysis.parameter_labels
         self.generator = torch.Generator().manual_seed(seed + 1)
         self.drawn: dict[str, Tensor] = {}
+        self.shift: dict[str, Tensor] = {}
         self.first = first_names(dense)
 
     def dense(self, name: str) -> Tensor:
-        tensor = self.tensors[name]
-        return self._perturbed(name, tensor, self._factor(self.first.get(name, name), tensor))
+        tensor, known = self.tensors[name], self.first.get(name, name)
+        if known in self.shift:
+            return tensor.detach().double() + self.shift[known]
+        return self._perturbed(name, tensor, self._factor(known, tensor))
 
     def small(self, name: str) -> Tensor:
         """The small network's own number, with the dense one's noise. Runs after `dense` has drawn it."""
-        known = self.first.get(name, name)
+        known, tensor = self.first.get(name, name), self.result.program.tensors[name]
+        if known in self.shift:
+            return tensor.detach().double() + self._cut(known, self.shift[known])
         factor = self.drawn.get(known)
-        if factor is not None and known in self.labels_of:
-            factor = self.result.cut.slice(self.labels_of[known], factor)
-        return self._perturbed(name, self.result.program.tensors[name], factor)
+        return self._perturbed(name, tensor, None if factor is None else self._cut(known, factor))
+
+    def _cut(self, name: str, value: Tensor) -> Tensor:
+        return self.result.cut.slice(self.labels_of[name], value) if name in self.labels_of else value
+
+    def calibrate(self, mean: str, var: str, tensor: Tensor) -> None:
+        """Move running statistics to those of the dense network's own activations, more or less.
+
+        Otherwise the signal fades away, or overflows, in a network that was never trained.
+        """
+        others = [dim for dim in range(tensor.ndim) if dim != 1]
+        found_var, found_mean = torch.var_mean(tensor, others, correction=0)
+        draw = torch.rand(2, len(found_mean), generator=self.generator, dtype=torch.float64)
+        found_var = found_var * (0.5 + draw[0]) + 0.1 * found_var.mean() + 1e-12
+        found_mean = found_mean + 0.2 * found_var.sqrt() * (draw[1] - 0.5)
+        for name, found in ((mean, found_mean), (var, found_var)):
+            name = self.first.get(name, name)
+            if name not in self.shift:  # a shared norm keeps what its first input gave
+                self.shift[name] = found - self.tensors[name].detach().double()
 
     def _factor(self, name: str, tensor: Tensor) -> Tensor | None:
         vector = sum(size > 1 for size in tensor.shape) <= 1
@@ -204,9 +215,21 @@ class _Noise:
         return math.sqrt(math.prod(labels.shape[1:]) / max(1, math.prod(small[1:])))
 
 
-def _run(program: Program, graph: fx.Graph, inputs: Inputs, number: Callable[[str], Tensor], mode: Watcher) -> Any:
-    runner = NumberRunner(program, graph, number, mode)
+def _run(
+    program: Program,
+    graph: fx.Graph,
+    inputs: Inputs,
+    number: Callable[[str], Tensor],
+    mode: Watcher,
+    calibrate: Callable[[str, str, Tensor], None],
+) -> Any:
+    """The outputs of one graph in eval mode, through the calls that the analysis saw on the meta device."""
+    runner = NumberRunner(program, graph, number, mode, calibrate)
     values = bind_inputs(graph, inputs)
     program.module.eval()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:  # the calls that the analysis saw on the meta device
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
         return runner.run(*values)
+
+
+def _keep(mean: str, var: str, tensor: Tensor) -> None:
+    """Statistics are what an earlier run has made of them."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.channels.context import CallKey, Contraction, Normalisation
@@ -20,27 +21,58 @@ from fxprune.channels.cut import Cut
 from fxprune.channels.engine import plain_layout
 from fxprune.channels.groups import Couplings
 from fxprune.channels.layers import Labels
+from fxprune.channels.literals import argument
 from fxprune.program import Program, named_tensors
 
 _DROPOUTS = {
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
     torch.ops.aten.dropout.default,
 }  # fmt: skip
+_NAMES = ("running_mean", "running_var")
+_STATISTICS = {F.batch_norm: (1, 2), torch.ops.aten.batch_norm.default: (3, 4)}  # positions in the call
 
 
 class NumberRunner(fx.Interpreter):
-    """Run a skeleton on numbers that are fetched when a node needs them and dropped after it."""
+    """Run a skeleton on numbers that are fetched when a node needs them and dropped after it.
 
-    def __init__(self, program: Program, graph: fx.Graph, number: Callable[[str], Tensor], watcher: Watcher) -> None:
+    number     gives the number of a qualified name
+    calibrate  hears of the input of each batch norm before its running statistics (two names) are fetched
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        graph: fx.Graph,
+        number: Callable[[str], Tensor],
+        watcher: Watcher,
+        calibrate: Callable[[str, str, Tensor], None],
+    ) -> None:
         super().__init__(program.module, graph=graph)
-        self.number, self.watcher = number, watcher
+        self.number, self.watcher, self.calibrate = number, watcher, calibrate
         self.trainable = {name: one.requires_grad for name, one in named_tensors(program.module).items()}
 
     def run_node(self, n: fx.Node) -> Any:
         self.watcher.node = n.name
         if n.op == "call_function" and n.target in _DROPOUTS:
             return self.env[n.all_input_nodes[0]]  # random: nothing to compare
+        if n.target in _STATISTICS:
+            self._before_batch_norm(n, *_STATISTICS[n.target])
         return super().run_node(n)
+
+    def _before_batch_norm(self, n: fx.Node, *positions: int) -> None:
+        """A batch norm written as a function: its statistics are nodes of their own, fetched anew after calibration."""
+        nodes = [argument(n, position, name) for position, name in zip(positions, _NAMES, strict=True)]
+        if not all(isinstance(one, fx.Node) and one.op == "get_attr" for one in nodes):
+            return
+        names = [str(one.target) for one in nodes]
+        self._calibrate(names[0], names[1], self.env[n.all_input_nodes[0]])
+        for one, value in zip(nodes, self._fetch(names), strict=True):
+            self.env[one] = value
+
+    def _calibrate(self, mean: str, var: str, tensor: Tensor) -> None:
+        self.watcher.paused = True
+        self.calibrate(mean, var, tensor)
+        self.watcher.paused = False
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self._fetch([str(target)])[0]
@@ -58,6 +90,8 @@ class NumberRunner(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         leaf = self.fetch_attr(str(target))
+        if isinstance(leaf, _BatchNorm) and leaf.running_mean is not None:
+            self._calibrate(f"{target}.running_mean", f"{target}.running_var", args[0])
         names = list(named_tensors(leaf))
         numbers = dict(zip(names, self._fetch([f"{target}.{name}" for name in names]), strict=True))
         return torch.func.functional_call(leaf, numbers, args, kwargs)
@@ -78,10 +112,18 @@ class Watcher(TorchDispatchMode):
         wanted = kwargs.get("dtype")
         if wanted is not None and wanted.is_floating_point:
             kwargs["dtype"] = torch.float64
-        return plain_layout(func, self.execute(func, args, kwargs))
+        result = plain_layout(func, self.execute(func, args, kwargs))
+        return _settled(func, args, result) if torch.Tag.nondeterministic_seeded in func.tags else result
 
     def execute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
+
+
+def _settled(func: Any, args: tuple[Any, ...], result: Any) -> Any:
+    """Random numbers are no property of a network: dropout passes everything, a draw of floats is 0.5 throughout."""
+    if func._schema.name == "aten::native_dropout":
+        return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+    return result.fill_(0.5) if isinstance(result, Tensor) and result.is_floating_point() else result
 
 
 class Reference(Watcher):
