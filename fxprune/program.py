@@ -8,6 +8,7 @@ therefore cannot touch a real weight by accident, and copying a program costs wh
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import PassError
 
 Fact = TypeVar("Fact")
+Copied = TypeVar("Copied")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     for module in model.modules():
         loose = (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
         memo.update({id(tensor): meta_like(tensor) for tensor in loose if id(tensor) not in memo})
-    return copy.deepcopy(model, memo), tensors
+    return copied(model, memo), tensors
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -129,7 +131,14 @@ def materialise(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         if isinstance(empty, nn.Parameter) and not isinstance(real, nn.Parameter):
             real = nn.Parameter(real, requires_grad=empty.requires_grad)
         memo.setdefault(id(empty), real)
-    return copy.deepcopy(module, memo)
+    return copied(module, memo)
+
+
+def copied(thing: Copied, memo: dict[int, Any] | None = None) -> Copied:
+    """A deep copy, without the warnings that PyTorch gives when it copies the input specification of an exported graph."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(thing, memo)
 
 
 def adopt(module: fx.GraphModule, skeleton: nn.Module, graph: fx.Graph) -> None:

@@ -85,6 +85,7 @@ class Context:
     names: dict[int, str] = field(default_factory=dict)  # id of a skeleton tensor -> its qualified name
     readings: dict[tuple[str, str], str] = field(default_factory=dict)  # (mode, node) -> "crossed" or "whole groups"
     flops: int = 0
+    parameters: set[str] = field(default_factory=set)  # names of parameters; a buffer makes no channels of its own
     opaque: dict[str, int] = field(default_factory=dict)  # parameters of opaque modules -> site
     mode: str = "eval"
     node: str = ""
@@ -198,6 +199,11 @@ class Context:
         if chosen:
             self.readings[place] = reading
         return chosen
+
+    def produces(self, source: str | None, outputs: Tensor, kind: str) -> None:
+        """A weight computed from parameter `source` makes these output channels."""
+        if source in self.parameters:
+            self.producers.append(Producer(source, outputs.reshape(-1), kind, self.mode, self.node))
 
     def contracted(self, operand: int, layer: Tensor) -> None:
         assert self.key is not None

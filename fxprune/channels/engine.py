@@ -75,6 +75,8 @@ def analyse(
     context = Context(values=program.tensors, approximate=approximate, forced=readings or {})
     for name, tensor in named_tensors(program.module).items():
         context.names.setdefault(id(tensor), name)
+        if isinstance(tensor, nn.Parameter):
+            context.parameters.add(name)
     seen: dict[tuple[str, str], Seen] = {}
     eval_flops = 0
     for mode, graph in program.graphs():

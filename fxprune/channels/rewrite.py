@@ -4,7 +4,6 @@ in.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from fxprune.channels.leaves import follow_shapes
 from fxprune.channels.literals import Patcher
 from fxprune.channels.solve import Ints
 from fxprune.errors import RewriteError
-from fxprune.program import Program, first_names, meta_like, named_tensors
+from fxprune.program import Program, copied, first_names, meta_like, named_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +110,7 @@ def _copy_graphs(program: Program, tensors: Mapping[str, Tensor]) -> tuple[fx.Gr
     memo: dict[int, Any] = {}
     for name, empty in named_tensors(program.module).items():
         memo.setdefault(id(empty), meta_like(empty, tensors[name].shape))
-    module = copy.deepcopy(program.module, memo)
-    return module, copy.deepcopy(program.train_graph)
+    return copied(program.module, memo), copied(program.train_graph)
 
 
 def _renumbered(claims: tuple[Claim, ...], cut: Cut, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

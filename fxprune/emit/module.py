@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Self
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from fxprune.facts import WeightMasks
-from fxprune.program import Program, adopt, materialise
+from fxprune.program import Program, adopt, copied, materialise
 
 
 class WeightMask(nn.Module):
@@ -54,9 +53,9 @@ class CompiledModule(fx.GraphModule):
         memo[id(self)] = twin
         nn.Module.__init__(twin)
         state = {name: value for name, value in vars(self).items() if name not in ("_graph", "_graphs")}
-        twin.__dict__.update(copy.deepcopy(state, memo))
-        evaluate = copy.deepcopy(self._graphs[False])
-        train = evaluate if self._graphs[True] is self._graphs[False] else copy.deepcopy(self._graphs[True])
+        twin.__dict__.update(copied(state, memo))
+        evaluate = copied(self._graphs[False])
+        train = evaluate if self._graphs[True] is self._graphs[False] else copied(self._graphs[True])
         twin.__dict__["_graphs"] = {False: evaluate, True: train}
         twin.graph = twin._graphs[self.graph is self._graphs[True]]
         return twin
@@ -70,9 +69,9 @@ def build_module(program: Program, *, bake: bool = False) -> CompiledModule:
     masks = program.facts[WeightMasks].masks if WeightMasks in program.facts else {}
     tensors = {name: _own(tensor) for name, tensor in program.tensors.items()}
     root = materialise(program.module, tensors)
-    train_graph = None if program.train_graph is None else copy.deepcopy(program.train_graph)
+    train_graph = None if program.train_graph is None else copied(program.train_graph)
     name = type(program.module).__name__.removesuffix("Impl")
-    compiled = CompiledModule(root, copy.deepcopy(program.module.graph), train_graph, name)
+    compiled = CompiledModule(root, copied(program.module.graph), train_graph, name)
     for weight, mask in masks.items():
         _apply_mask(compiled, weight, mask, bake)
     return compiled.eval() if bake else compiled.train()

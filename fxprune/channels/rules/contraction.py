@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context, Producer
+from fxprune.channels.context import Call, Context
 from fxprune.channels.layers import Labels, drop_dim, insert_dims, varying
 from fxprune.channels.rules.table import rule
 
@@ -76,6 +76,5 @@ def _note_contraction(ctx: Context, labels: Labels, operand: int, absent: int, b
 
 
 def _note_producer(ctx: Context, weight: Labels, wide: Labels, outer: int) -> None:
-    assert weight.source is not None
     for layer in wide.layers_along({outer})[:1]:
-        ctx.producers.append(Producer(weight.source, layer.reshape(-1), "linear", ctx.mode, ctx.node))
+        ctx.produces(weight.source, layer, "linear")

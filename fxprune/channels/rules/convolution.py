@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context, Producer
+from fxprune.channels.context import Call, Context
 from fxprune.channels.layers import Labels, along, varying
 from fxprune.channels.rules.table import rule
 
@@ -166,10 +166,8 @@ def _on_weight(layer: Tensor, kernel: Kernel, rows: bool) -> Tensor:
 
 
 def _note_producer(ctx: Context, kernel: Kernel, layers: tuple[Tensor, ...]) -> None:
-    if kernel.source is None:
-        return
     kind = "depthwise" if kernel.groups > 1 and kernel.weight.shape[1] == 1 else "conv"
     for layer in layers:
         if varying(layer) == {1}:
-            ctx.producers.append(Producer(kernel.source, layer.reshape(-1), kind, ctx.mode, ctx.node))
+            ctx.produces(kernel.source, layer, kind)
             return

@@ -44,9 +44,20 @@ def _pick(ctx: Context, call: Call, tensor: Tensor, dim: int, index: Tensor) -> 
     picked = next(layer for layer in layers if layer.shape[dim] > 1 or dim in varying(layer) or values.numel() == 1)
     for own in ctx.of(index).layers:
         ctx.tie(own, picked.reshape(-1))
-    source = labels.layers_along({dim})[0]
-    ctx.claim("index", source.reshape(-1), ctx.names[id(index)])
+    source = labels.layers_along({dim})[0].reshape(-1)
+    for claim in ctx.claims:  # one buffer has one numbering: whatever it picks from loses the same positions
+        if claim.kind == "index" and claim.detail == ctx.names[id(index)]:
+            _same_positions(ctx, claim.layer, source)
+    ctx.claim("index", source, ctx.names[id(index)])
     ctx.label(call.result, layers)
+
+
+def _same_positions(ctx: Context, one: Tensor, other: Tensor) -> None:
+    if one.shape == other.shape:
+        ctx.tie(one, other)
+        return
+    for layer in (one, other):
+        ctx.freeze(layer, "one index is used on tensors of different widths")
 
 
 @rule("embedding")

@@ -42,7 +42,11 @@ def _reduce(ctx: Context, call: Call, gone: Callable[[Tensor], None]) -> None:
 
 @rule("sum", "linalg_vector_norm", "norm", "nansum")
 def summed(ctx: Context, call: Call) -> None:
-    """A channel that is gone adds nothing: exact."""
+    """A channel that is gone adds nothing: exact. A norm of order 0 or below is no sum but a count or a minimum."""
+    order = call.arguments.get("ord", call.arguments.get("p", 2))
+    if order is not None and order <= 0:
+        extreme(ctx, call)
+        return
     _reduce(ctx, call, lambda layer: ctx.contracted(0, layer))
 
 
