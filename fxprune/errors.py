@@ -34,7 +34,11 @@ class PassError(FxpruneError):
 
 
 class RewriteError(FxpruneError):
-    """Channels were planned away but the graph could not be rewritten to match."""
+    """Channels were planned away but the graph could not be rewritten to match. `place` is (mode, node) where known."""
+
+    def __init__(self, message: str, place: tuple[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class ProofError(FxpruneError):

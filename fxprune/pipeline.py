@@ -211,7 +211,7 @@ def compile(
         skeleton, _ = skeleton_of(model)
         example_inputs, note = choose_inputs(skeleton, None)
         notes = (note,)
-    program = capture(model, example_inputs)
+    program = capture(model, example_inputs, compare=proof)
     manager = PassManager(passes_for(options), observers, {"capture": time.perf_counter() - start})
     return _run(program, options, manager, notes)
 

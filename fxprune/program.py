@@ -95,10 +95,14 @@ def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     """
     tensors = named_tensors(model)
     memo: dict[int, Any] = {id(tensor): meta_like(tensor) for tensor in tensors.values()}
-    for module in model.modules():
-        loose = (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
-        memo.update({id(tensor): meta_like(tensor) for tensor in loose if id(tensor) not in memo})
+    memo.update({id(tensor): meta_like(tensor) for tensor in loose_tensors(model) if id(tensor) not in memo})
     return copied(model, memo), tensors
+
+
+def loose_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors that modules keep as plain attributes and that cannot be copied: results of computations."""
+    for module in model.modules():
+        yield from (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -135,7 +139,7 @@ def materialise(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def copied(thing: Copied, memo: dict[int, Any] | None = None) -> Copied:
-    """A deep copy, without the warnings that PyTorch gives when it copies the input specification of an exported graph."""
+    """A deep copy, without the warning that PyTorch gives when it copies an exported graph's input specification."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return copy.deepcopy(thing, memo)

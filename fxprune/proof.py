@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from fxprune.channels.engine import Analysis
 from fxprune.channels.groups import Couplings
 from fxprune.channels.rewrite import Rewritten
+from fxprune.compare import difference, random_inputs
 from fxprune.metarun import bind_inputs
 from fxprune.program import Inputs, Program, first_names
 from fxprune.reference import NumberRunner, Reference, Watcher
@@ -59,7 +60,7 @@ def prove(dense: Program, couplings: Couplings, result: Rewritten, seed: int) ->
 
 def _compare(dense: Program, couplings: Couplings, result: Rewritten, noise: _Noise, seed: int) -> Verdict:
     """Run both networks in float64 on the same random numbers."""
-    inputs = random_inputs(dense, seed)
+    inputs = random_inputs(dense.inputs, seed, torch.float64)
     worst, signal = 0.0, 1.0
     for mode, graph in dense.graphs():
         reference_mode = Reference(mode, couplings, result.cut)
@@ -102,41 +103,6 @@ def _signal(outputs: Any) -> float:
         if isinstance(one, Tensor) and one.ndim and one.shape[0] == 2 and one.numel()
     ]
     return max(found, default=1.0)
-
-
-def difference(expected: Any, found: Any) -> float:
-    """max|a - b| / max|a| over all tensors of two equal structures; infinite where shapes or NaNs differ."""
-    worst = 0.0
-    for a, b in zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True):
-        if isinstance(a, Tensor) and a.numel():
-            worst = max(worst, _relative(a, b))
-    return worst
-
-
-def _relative(a: Tensor, b: Tensor) -> float:
-    if a.shape != b.shape:
-        return math.inf
-    a, b = (torch.view_as_real(one) if one.is_complex() else one for one in (a, b))
-    a, b = a.double(), b.double()
-    same = (a == b) | (a.isnan() & b.isnan())  # infinities and NaN in the same places
-    gap = (a - b).abs().masked_fill(same, 0.0).nan_to_num(nan=math.inf).max().item()
-    scale = a.abs().nan_to_num(nan=0.0, posinf=0.0).max().item()
-    return gap / scale if scale else gap
-
-
-def random_inputs(program: Program, seed: int) -> Inputs:
-    """Random numbers in place of the example's floating-point tensors; a batch of more than two is cut to two if it
-    can.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point():
-            return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-        return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
-
-    args, kwargs = pytree.tree_map_only(Tensor, draw, (program.inputs.args, dict(program.inputs.kwargs)))
-    return Inputs(args, kwargs)
 
 
 class _Noise:

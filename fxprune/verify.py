@@ -53,7 +53,10 @@ def _shapes(couplings: Couplings, result: Rewritten, found: Mapping[tuple[str, s
         dense = couplings.analysis.seen.get(place)
         if dense is None:
             return Verdict(fault=f"{place[1]} is not a node of the dense network")
-        for was, now in zip(_labels(dense.value), _labels(seen.value), strict=True):
+        before, after = _labels(dense.value), _labels(seen.value)
+        if len(before) != len(after):
+            return Verdict(fault=f"{place[1]} gives {len(after)} tensors instead of {len(before)}", node=place)
+        for was, now in zip(before, after, strict=True):
             wanted = result.cut.shape(was)
             if now.shape != wanted:
                 fault = f"{place[1]} has shape {now.shape} where the labels say {wanted}"
@@ -114,7 +117,7 @@ def _attempt(
     try:
         result = rewrite(program, couplings, kept)
     except RewriteError as error:
-        return None, Verdict(fault=str(error))
+        return None, Verdict(fault=str(error), node=error.place)
     return result, check(program, couplings, result, numbers=numbers, seed=seed)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fxprune.channels.groups import ChannelGroup, Couplings
-from fxprune.channels.scores import channel_scores, losing, strongest
+from fxprune.channels.scores import channel_scores, feasible, strongest
 from fxprune.errors import OptionError
 from fxprune.facts import Prunable, SensitivityReport, SparsityReport, WeightMasks, WidthPlan
 from fxprune.program import Program
@@ -41,7 +41,7 @@ class Plan:
             count = self._width(group, program)
             if count < group.width:
                 kept[group.index] = strongest(group, count, scores[group.roots])
-        return program.with_facts(WidthPlan(losing(couplings, kept)))
+        return program.with_facts(WidthPlan(feasible(couplings, kept, scores)))
 
     def _width(self, group: ChannelGroup, program: Program) -> int:
         requests = [self._request(group.width, name, program) for name in group.producers]

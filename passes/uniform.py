@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fxprune.channels.groups import Couplings
-from fxprune.channels.scores import Scores, channel_scores, losing, strongest
+from fxprune.channels.scores import Scores, channel_scores, feasible, strongest
 from fxprune.drawing import generator
 from fxprune.errors import OptionError
 from fxprune.facts import Prunable, WidthPlan
@@ -47,7 +47,7 @@ class Uniform:
                 continue
             per_row = max(1, _ceil(group.width // group.row_count * self.keep_rate))
             kept[group.index] = strongest(group, per_row * group.row_count, scores[group.roots])
-        return program.with_facts(WidthPlan(losing(couplings, kept)))
+        return program.with_facts(WidthPlan(feasible(couplings, kept, scores)))
 
     def _scores(self, program: Program, couplings: Couplings) -> Scores:
         total = couplings.analysis.atoms.total

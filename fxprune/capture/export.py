@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.program import Inputs, Program, meta_like, named_tensors, real_tensors, skeleton_of
+from fxprune.program import Inputs, Program, copied, loose_tensors, meta_like, named_tensors, real_tensors, skeleton_of
 
 _aten = torch.ops.aten
 
@@ -22,7 +21,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     What is lost: stochastic depth and auxiliary heads, which are not part of the exported (inference) graph.
     """
     real_inputs = inputs.with_storage()
-    exported, dynamic = _export(_structure_copy(model).eval(), real_inputs.args, real_inputs.kwargs)
+    exported, dynamic = _export(structure_copy(model).eval(), real_inputs.args, real_inputs.kwargs)
     module, tensors = skeleton_of(exported.module(check_guards=False))
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)
@@ -49,9 +48,12 @@ def _keep_counters(module: fx.GraphModule, model: nn.Module, tensors: dict[str, 
             tensors[name] = buffer
 
 
-def _structure_copy(model: nn.Module) -> nn.Module:
-    """The user's modules anew, over the user's own tensors."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in named_tensors(model).values()})
+def structure_copy(model: nn.Module, *, clone_buffers: bool = False) -> nn.Module:
+    """The user's modules anew over the user's own tensors; buffers, which a forward may write into, copied if asked."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*named_tensors(model).values(), *loose_tensors(model))}
+    if clone_buffers:
+        memo.update({id(buffer): buffer.clone() for buffer in model.buffers()})
+    return copied(model, memo)
 
 
 def _export(skeleton: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:

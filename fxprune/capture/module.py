@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
-from fxprune.capture.export import export_graph
+from fxprune.capture.export import export_graph, structure_copy
 from fxprune.capture.names import check_names
 from fxprune.capture.trace import bind_arguments, same_graph, trace
+from fxprune.compare import difference, random_inputs
 from fxprune.errors import CaptureError
 from fxprune.metarun import meta_values, on_meta
-from fxprune.program import Inputs, Program, adopt, real_tensors, skeleton_of
+from fxprune.program import Inputs, Program, adopt, materialise, real_tensors, skeleton_of
 
 
 def as_inputs(example: Any) -> Inputs:
@@ -26,11 +29,12 @@ def as_inputs(example: Any) -> Inputs:
     return Inputs((example,))
 
 
-def capture(model: nn.Module, example: Any, *, record_sources: bool = False) -> Program:
+def capture(model: nn.Module, example: Any, *, record_sources: bool = False, compare: bool = False) -> Program:
     """Trace `model` into a Program that shares the model's tensors.
 
     example         example inputs, see `as_inputs`; only shapes and dtypes of tensors count
     record_sources  keep the user's source line of every node (slower; for `explain`)
+    compare         run model and graph once on random numbers; where they differ, torch.export is tried instead
 
     Raises CaptureError when the names are unsafe, the inputs do not fit, or neither torch.fx nor torch.export can
     follow.
@@ -44,10 +48,12 @@ def capture(model: nn.Module, example: Any, *, record_sources: bool = False) -> 
         raise CaptureError(f"the example inputs do not fit {type(model).__name__}.forward: {error}") from None
     try:
         program = _by_fx(skeleton, tensors, inputs, given, record_sources)
+        if compare:
+            check_same(model, program)
     except CaptureError:
         raise
     except Exception as error:
-        program = _by_export(model, inputs, error)
+        program = _by_export(model, inputs, error, compare)
     return _with_unused(program, model)
 
 
@@ -74,6 +80,29 @@ def check_runs(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs, mode: st
         fx.Interpreter(module, graph=graph).run(*meta_values(graph, inputs))
 
 
+class _OtherFunctionError(Exception):
+    """Tracing has lost something."""
+
+
+def check_same(model: nn.Module, program: Program) -> None:
+    """The graph computes what the model does, in eval mode, on random numbers of the model's own type."""
+    inputs = random_inputs(program.inputs, 0)
+    own = structure_copy(model, clone_buffers=True).eval()
+    numbers = {name: one if isinstance(one, nn.Parameter) else one.clone() for name, one in program.tensors.items()}
+    graph = materialise(program.module, numbers)
+    outputs = []
+    for network in (own, graph.eval()):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            outputs.append(network(*inputs.args, **inputs.kwargs))
+    error = difference(pytree.tree_leaves(outputs[0]), pytree.tree_leaves(outputs[1]))
+    if not error <= _SAME:
+        raise _OtherFunctionError(f"the captured graph differs from the network by {error:.1e}")
+
+
+_SAME = 1e-3  # mostly the same calls in the same order; a lost one shows up as a difference of order one
+
+
 def _check_training(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs) -> None:
     try:
         check_runs(module, graph, inputs, "train")
@@ -84,9 +113,12 @@ def _check_training(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs) -> 
         ) from error
 
 
-def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception) -> Program:
+def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare: bool) -> Program:
     try:
-        return export_graph(model, inputs, brief(first_error))
+        program = export_graph(model, inputs, brief(first_error))
+        if compare:
+            check_same(model, program)
+        return program
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured. torch.fx: {brief(first_error)}. "

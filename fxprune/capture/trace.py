@@ -114,19 +114,14 @@ def _was_fixed(node: fx.Node) -> bool:
 
 
 def _must_stay(node: fx.Node) -> bool:
-    """In-place changes and assertions are no dead code, even when nobody reads their result."""
-    if node.op in ("placeholder", "output"):
-        return True
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    if node.op == "call_function":
-        name = getattr(node.target, "__name__", "")
-        return node.target in _IN_PLACE or (name.endswith("_") and not name.endswith("__")) or node.is_impure()
-    return bool(node.op == "call_module")
+    """Only looking things up and arithmetic are dead when nobody reads them: anything else may write in place."""
+    if node.op == "get_attr" or node.target in _LOOKING:
+        return False
+    return node.op != "call_method" or node.target not in ("size", "dim", "numel")
 
 
-_IN_PLACE: set[Callable[..., Any]] = {
-    operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ior, operator.iand,
+_LOOKING: set[Any] = {
+    getattr, operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv,
 }  # fmt: skip
 
 

@@ -55,6 +55,7 @@ class Atoms:
     approximate: list[tuple[Tensor, int]] = field(default_factory=list)
     rectangles: list[tuple[Tensor, int]] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
+    pieces: list[Tensor] = field(default_factory=list)  # of each of these, at least one entry must stay
     _site_ids: dict[Site, int] = field(default_factory=dict)
 
     def fresh(self, name: str, dim: int, count: int, kind: str = "parameter") -> Tensor:

@@ -86,6 +86,9 @@ class Context:
     readings: dict[tuple[str, str], str] = field(default_factory=dict)  # (mode, node) -> "crossed" or "whole groups"
     flops: int = 0
     parameters: set[str] = field(default_factory=set)  # names of parameters; a buffer makes no channels of its own
+    numbers_used: set[str] = field(
+        default_factory=set
+    )  # index tensors whose values are used for more than picking channels
     opaque: dict[str, int] = field(default_factory=dict)  # parameters of opaque modules -> site
     mode: str = "eval"
     node: str = ""
@@ -127,8 +130,13 @@ class Context:
         layers = tuple(along(self.atoms.fresh(name, dim, size), dim, tensor.ndim) for dim, size in sizes)
         return self.begin_with(tensor, name, layers)
 
-    def label(self, tensor: Tensor, layers: Iterable[Tensor], source: str | None = None) -> None:
-        """Attach labels to a result. A layer of a single atom would remove the whole tensor: its atom is frozen."""
+    def label(
+        self, tensor: Tensor, layers: Iterable[Tensor], source: str | None = None, *, piece: bool = False
+    ) -> None:
+        """Attach labels to a result. A layer of a single atom would remove the whole tensor: its atom is frozen.
+
+        piece   the result is a part of another tensor, and must not lose all its channels
+        """
         kept = []
         for layer in layers:
             wide = varying(layer)
@@ -138,6 +146,8 @@ class Context:
             if len(wide) > 1:
                 self.atoms.keep_rectangular(layer, self.site())
             kept.append(layer)
+            if piece:
+                self.atoms.pieces.append(layer.reshape(-1))
         self._labels[id(tensor)] = (tensor, Labels(tuple(tensor.shape), tuple(kept), source))
 
     def made(self, tensor: Tensor) -> tuple[Tensor, ...]:

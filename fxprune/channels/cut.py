@@ -36,6 +36,7 @@ class Cut:
 
     def kept_along(self, labels: Labels, dim: int) -> Tensor:
         """Positions of dimension `dim` that survive, as a mask of its full length."""
+        dim %= labels.ndim
         kept = torch.ones(labels.shape[dim], dtype=torch.bool)
         for layer in labels.layers:
             if layer.shape[dim] > 1:

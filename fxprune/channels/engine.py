@@ -84,6 +84,7 @@ def analyse(
         _walk(program, graph, context, freeze_nodes or {}, seen)
         eval_flops = eval_flops or context.flops
     _freeze_parameters(context, freeze_parameters or {})
+    _freeze_numbers(context)
     return Analysis(
         context.atoms,
         context.parameter_labels,
@@ -130,6 +131,9 @@ class WalkError(Exception):
         self.seen = seen  # what the nodes before it returned
 
 
+_PICKING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default}
+
+
 class LabelMode(TorchDispatchMode):
     """Hand each ATen call to its rule after the meta device has worked out its shape."""
 
@@ -154,6 +158,9 @@ class LabelMode(TorchDispatchMode):
         context.key = CallKey(context.mode, context.node, context.operator, self.counts[slot])
         self.counts[slot] += 1
         call = Call(_by_name(func, args, kwargs), (args[1:], kwargs), result, func, stride)
+        if func not in _PICKING:
+            whole = (one for one in tensors_in(call.arguments.values()) if not one.is_floating_point())
+            context.numbers_used.update(context.names[id(one)] for one in whole if id(one) in context.names)
         self._apply(func, call)
         return result
 
@@ -257,6 +264,14 @@ class LabelWalker(fx.Interpreter):
         for name, _ in module.named_parameters(prefix=str(node.target)):
             self.context.opaque.setdefault(name, self.context.site(reason))
         return reason
+
+
+def _freeze_numbers(context: Context) -> None:
+    """An index whose values are used as numbers too cannot be renumbered: what it picks from stays."""
+    for claim in context.claims:
+        if claim.kind == "index" and claim.detail in context.numbers_used:
+            context.node, context.operator = claim.node, "index"
+            context.freeze(claim.layer, f"picked by {claim.detail}, whose numbers are used elsewhere too")
 
 
 def _freeze_parameters(context: Context, reasons: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 def understood(module: nn.Module) -> bool:
     """True when every number the leaf holds can be derived from its parameters, or it holds nothing but settings."""
-    if hasattr(module, "parametrizations"):
+    if hasattr(module, "parametrizations") or module._forward_hooks or module._forward_pre_hooks:
         return False
     if any(isinstance(module, kind) for kind in _FOLLOWERS):
         return True

@@ -24,8 +24,8 @@ def _getitem(patcher: Patcher, node: fx.Node) -> None:
         return
     index = node.args[1]
     entries = list(index) if isinstance(index, list | tuple) else [index]
-    if any(isinstance(patcher.before(entry), Labels) for entry in entries):
-        return
+    if any(isinstance(patcher.before(entry), Labels | list | tuple | bool) for entry in entries):
+        return  # indexing by a tensor or a list has frozen what it picks from
     known = [patcher.before(entry) for entry in entries]
     spread = source.ndim - sum(entry is not None and entry is not Ellipsis for entry in known)
     dim = 0
@@ -122,6 +122,6 @@ def _group_norm(patcher: Patcher, node: fx.Node) -> None:
 @owns(F.scaled_dot_product_attention, _aten.scaled_dot_product_attention.default)
 def _attention(patcher: Patcher, node: fx.Node) -> None:
     """The default scale is 1/sqrt(width of a head) of the dense network: write it down once heads get narrower."""
-    query = patcher.before(node.args[0] if node.args else node.kwargs["query"])
+    query = patcher.before(node.args[0])
     if node.kwargs.get("scale") is None and patcher.cut.shape(query)[-1] != query.shape[-1]:
         node.update_kwarg("scale", 1 / math.sqrt(query.shape[-1]))

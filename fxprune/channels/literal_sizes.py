@@ -27,9 +27,11 @@ _aten = torch.ops.aten
 @owns(_aten.expand.default, _aten._unsafe_view.default)
 def _view(patcher: Patcher, node: fx.Node) -> None:
     """x.view(2, 8, -1), x.view(shape), torch.reshape(x, shape)"""
+    if any(isinstance(value, torch.dtype) for value in (*node.args, *node.kwargs.values())):
+        return  # x.view(torch.int32) reads the same sizes differently
     wanted = patcher.wanted(node)
     if len(node.args) == 1:
-        name = next(iter(node.kwargs))
+        name = next(name for name in ("size", "shape") if name in node.kwargs)
         node.update_kwarg(name, _one_or_many(patcher, node.kwargs[name], wanted))
     elif len(node.args) == 2 and not isinstance(patcher.after(node.args[1]), int):
         node.update_arg(1, _one_or_many(patcher, node.args[1], wanted))
@@ -95,9 +97,9 @@ def _split(patcher: Patcher, node: fx.Node) -> None:
     pieces = [shape[dim] for shape in patcher.wanted(node)]
     if [piece.shape[dim] for piece in _attempt(patcher, node)] == pieces:
         return
-    source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensor"))
+    source = node.args[0]
     node.target = "split" if node.op == "call_method" else torch.split
-    even = all(piece == pieces[0] for piece in pieces[:-1]) and pieces[-1] <= pieces[0]
+    even = all(piece == pieces[0] for piece in pieces[:-1]) and 0 < pieces[-1] <= pieces[0]
     node.args = (source, pieces[0] if even else pieces, dim)
     node.kwargs = {}
 

@@ -20,6 +20,7 @@ from fxprune.channels.context import Claim
 from fxprune.channels.cut import Cut
 from fxprune.channels.engine import Seen
 from fxprune.channels.layers import Labels
+from fxprune.errors import RewriteError, first_line
 
 
 @dataclass
@@ -33,11 +34,17 @@ class Patcher:
     claims: Mapping[str, Sequence[Claim]]
     now: dict[str, Any] = field(default_factory=dict)
     patched: list[str] = field(default_factory=list)  # nodes of functions and methods whose numbers were changed
+    consulted: set[fx.Node] = field(default_factory=set)  # arguments that the owner of the current call has looked at
 
     def run(self, graph: fx.Graph) -> None:
+        """Patch every node. Raises RewriteError naming the node whose arguments cannot be read."""
         for node in list(graph.nodes):
             before = (node.target, node.args, node.kwargs)
-            self._patch(node)
+            try:
+                self._patch(node)
+            except Exception as error:
+                fault = f"{node.name} cannot be rewritten: {type(error).__name__}: {first_line(error)}"
+                raise RewriteError(fault, (self.mode, node.name)) from error
             if node.op != "call_module" and before != (node.target, node.args, node.kwargs):
                 self.patched.append(node.name)
             self.now[node.name] = self._value_now(node)
@@ -49,8 +56,13 @@ class Patcher:
         return fx.map_arg(value, lambda node: self.seen[self.mode, node.name].value)
 
     def after(self, value: Any) -> Any:
-        """An argument's value now: a meta tensor of the cut shape for tensors."""
-        return fx.map_arg(value, lambda node: self.now[node.name])
+        """An argument's value now: a meta tensor of the cut shape for tensors. Whoever asks takes care of it."""
+
+        def now(node: fx.Node) -> Any:
+            self.consulted.add(node)
+            return self.now[node.name]
+
+        return fx.map_arg(value, now)
 
     def wanted(self, node: fx.Node) -> Any:
         """The result the labels demand: cut shapes in place of tensors."""
@@ -82,16 +94,18 @@ class Patcher:
             return
         if not any(isinstance(leaf, Labels) for leaf in leaves(self.seen[self.mode, node.name].value)):
             return
-        patcher = OWNERS.get(node.target)
-        if patcher is None:
-            self._pin_numbers(node)
-        else:
-            patcher(self, node)
+        self.consulted.clear()
+        if node.target in OWNERS:
+            _tensor_first(node)
+            OWNERS[node.target](self, node)
+        self._pin_numbers(node)
 
     def _pin_numbers(self, node: fx.Node) -> None:
-        """A width that is used as a number (a divisor, a scale) keeps its dense value."""
+        """A width that is used as a number (a divisor, a scale, a fill value) keeps its dense value."""
 
         def pin(argument: fx.Node) -> Any:
+            if argument in self.consulted:
+                return argument
             then, now = self.seen[self.mode, argument.name].value, self.now[argument.name]
             return then if isinstance(then, int | float) and then != now else argument
 
@@ -133,6 +147,14 @@ def leaves(value: Any) -> list[Any]:
 
 def _map_labels(function: Callable[[Labels], Any], value: Any) -> Any:
     return pytree.tree_map_only(Labels, function, value, is_leaf=lambda one: isinstance(one, Labels))
+
+
+def _tensor_first(node: fx.Node) -> None:
+    """torch.reshape(input=x, shape=...) -> torch.reshape(x, shape=...)"""
+    name = next((name for name in ("input", "tensor", "query") if name in node.kwargs), None)
+    if node.op == "call_function" and not node.args and name is not None:
+        node.args = (node.kwargs[name],)
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != name}
 
 
 def _constant(node: fx.Node) -> bool:

@@ -20,7 +20,6 @@ from fxprune.channels.layers import Labels, varying
 from fxprune.channels.leaves import follow_shapes
 from fxprune.channels.literals import Patcher
 from fxprune.channels.solve import Ints
-from fxprune.errors import RewriteError
 from fxprune.program import Program, copied, first_names, meta_like, named_tensors
 
 
@@ -57,10 +56,7 @@ def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) ->
         if graph is None:
             continue
         patcher = Patcher(module, mode, cut, couplings.analysis.seen, _by_node(claims, mode))
-        try:
-            patcher.run(graph)
-        except Exception as error:
-            raise RewriteError(f"the {mode} graph cannot be rewritten: {type(error).__name__}: {error}") from error
+        patcher.run(graph)
         patched += patcher.patched
     for leaf in module.modules():
         follow_shapes(leaf)
@@ -120,7 +116,7 @@ def _renumbered(claims: tuple[Claim, ...], cut: Cut, tensors: Mapping[str, Tenso
         if claim.kind == "index" and claim.detail not in found:
             rank = torch.cumsum(cut.mask(claim.layer).to(torch.int64), 0) - 1
             old = tensors[claim.detail]
-            found[claim.detail] = rank[old.long()].to(old.dtype)
+            found[claim.detail] = rank[old.long() % len(rank)].to(old.dtype)
     return found
 
 

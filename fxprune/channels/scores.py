@@ -16,9 +16,33 @@ from fxprune.channels.solve import Ints
 Scores = NDArray[np.float64]
 
 
-def losing(couplings: Couplings, kept: Mapping[int, Ints]) -> dict[int, Ints]:
-    """Only groups that lose at least one channel (rows may have rounded a request up to all of them)."""
-    return {index: positions for index, positions in kept.items() if len(positions) < couplings.groups[index].width}
+def feasible(couplings: Couplings, kept: Mapping[int, Ints], scores: Scores) -> dict[int, Ints]:
+    """The plan with a channel more where a slice or a piece of a split would lose all; groups that lose none left out.
+
+    scores   one number a root; a piece that would be empty keeps its best one
+    """
+    alive = couplings.kept_atoms(kept)
+    more: dict[int, list[int]] = {}
+    for piece in couplings.analysis.atoms.pieces:
+        atoms = piece.numpy()
+        if alive[atoms].any():
+            continue
+        roots = np.unique(couplings.components.root[atoms])
+        best = int(roots[np.argmax(scores[roots])])
+        alive |= couplings.components.root == best
+        more.setdefault(int(couplings.group_of[best]), []).append(best)
+    grown = {index: _with_roots(couplings.groups[index], kept[index], roots) for index, roots in more.items()}
+    plan = {**kept, **grown}
+    return {index: positions for index, positions in plan.items() if len(positions) < couplings.groups[index].width}
+
+
+def _with_roots(group: ChannelGroup, positions: Ints, roots: list[int]) -> Ints:
+    """Positions that stay when further channels must; every row gets as many as the one that now has most."""
+    score = np.zeros(group.width)
+    score[positions] = 1
+    score[np.searchsorted(group.roots, roots)] = 2
+    per_row = np.bincount(group.rows[score > 0], minlength=group.row_count).max()
+    return strongest(group, int(per_row) * group.row_count, score)
 
 
 def strongest(group: ChannelGroup, count: int, scores: Scores) -> Ints:

@@ -31,6 +31,7 @@ def indexed(ctx: Context, call: Call) -> None:
 def _pick(ctx: Context, call: Call, tensor: Tensor, dim: int, index: Tensor) -> None:
     labels = fold_wide(ctx, ctx.of(tensor), dim)
     if not labels.layers_along({dim}):
+        ctx.numbers_used.add(ctx.names.get(id(index), ""))
         ctx.freeze_all(ctx.of(index), "an index into something else than channels")
         ctx.label(call.result, labels.layers)
         return
@@ -40,6 +41,7 @@ def _pick(ctx: Context, call: Call, tensor: Tensor, dim: int, index: Tensor) -> 
         ctx.freeze_all(ctx.of(index), "an index")
         ctx.label(call.result, [layer for layer in labels.layers if dim not in varying(layer)])
         return
+    values = values % tensor.shape[dim]
     layers = [layer if layer.shape[dim] == 1 else layer.index_select(dim, values) for layer in labels.layers]
     picked = next(layer for layer in layers if layer.shape[dim] > 1 or dim in varying(layer) or values.numel() == 1)
     for own in ctx.of(index).layers:

@@ -66,7 +66,7 @@ def cut(ctx: Context, call: Call) -> None:
         for piece, part in zip(pieces, [found] if single else found, strict=True):
             piece.append(collapse(part))
     for result, piece in zip(call.results(), pieces, strict=True):
-        ctx.label(result, piece, labels.source)
+        ctx.label(result, piece, labels.source, piece=True)
 
 
 @rule("slice")
@@ -78,7 +78,7 @@ def sliced(ctx: Context, call: Call) -> None:
     if call.result.shape[dim] != tensor.shape[dim]:
         labels = fold_wide(ctx, labels, dim)
         _tie_runs(ctx, labels, dim, call)
-    ctx.label(call.result, move(labels, _runner(call)), labels.source)
+    ctx.label(call.result, move(labels, _runner(call)), labels.source, piece=True)
 
 
 def _tie_runs(ctx: Context, labels: Labels, dim: int, call: Call) -> None:
