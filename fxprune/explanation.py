@@ -13,11 +13,12 @@ import torch
 from torch import fx, nn
 
 from fxprune.capture.inputs import choose_inputs
-from fxprune.capture.module import capture
+from fxprune.capture.module import capture, check_model
 from fxprune.channels.atoms import Site
 from fxprune.channels.engine import analyse
 from fxprune.channels.graph import coupled_with, coupling_graph
 from fxprune.channels.groups import ChannelGroup, Couplings, Member, couple
+from fxprune.metarun import plain_mode
 from fxprune.program import Program, skeleton_of
 
 
@@ -67,6 +68,12 @@ class Explanation:
 
 def explain(model: nn.Module, example_inputs: Any = None, *, approximate: str = "cut") -> Explanation:
     """Analyse a network without changing it. Arguments as for `compile`; raises CaptureError."""
+    check_model(model)
+    with plain_mode():
+        return _explain(model, example_inputs, approximate)
+
+
+def _explain(model: nn.Module, example_inputs: Any, approximate: str) -> Explanation:
     notes: tuple[str, ...] = ()
     if example_inputs is None:
         skeleton, _ = skeleton_of(model)

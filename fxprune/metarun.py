@@ -14,6 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxprune.program import Inputs
 
 
+@contextmanager
+def plain_mode() -> Iterator[None]:
+    """Work as outside of inference mode and with the CPU as default device, whatever the caller has set."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield
+
+
 class OnPaper(TorchDispatchMode):
     """Answers the commonest operators itself: PyTorch's meta decompositions of them take milliseconds a call."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.capture.inputs import choose_inputs
-from fxprune.capture.module import capture
+from fxprune.capture.module import capture, check_model
 from fxprune.channels.engine import analyse
 from fxprune.channels.groups import Couplings, couple
 from fxprune.cost import cost
@@ -22,20 +22,31 @@ from fxprune.emit.module import CompiledModule, build_module, plain_state
 from fxprune.errors import OptionError
 from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport
 from fxprune.manager import Observer, Pass, PassManager
-from fxprune.passes.initialise import Initialise
+from fxprune.metarun import plain_mode
+from fxprune.passes.initialise import MODES, Initialise
 from fxprune.passes.mask import Mask
-from fxprune.passes.plan import Plan
+from fxprune.passes.plan import COUPLINGS, Plan
 from fxprune.passes.reinit import Reinit
 from fxprune.passes.select import Select
-from fxprune.passes.sensitivity import Sensitivity
+from fxprune.passes.sensitivity import POLICIES, Sensitivity
 from fxprune.passes.shrink import Shrink
-from fxprune.passes.sparsity import Sparsity
-from fxprune.passes.uniform import Uniform
+from fxprune.passes.sparsity import AVERAGES, Sparsity
+from fxprune.passes.uniform import SELECTIONS, Uniform
 from fxprune.program import Program, named_tensors, skeleton_of
 from fxprune.proof import FAINT
 from fxprune.recipe import Recipe
 from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
+from fxprune.saliency import CRITERIA
 from fxprune.saliency import criterion as criterion_named
+
+_CHOICES = {
+    "select": SELECTIONS,
+    "criterion": CRITERIA,
+    "policy": tuple(POLICIES),
+    "coupling": COUPLINGS,
+    "average": AVERAGES,
+    "init": MODES,
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,18 @@ class Options:
     ignore: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("sparsity", "keep_rate"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise OptionError(f"{name} is a number, not {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise OptionError(f"seed is a whole number, not {self.seed!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise OptionError(f"unknown {name} {getattr(self, name)!r}: choose {', '.join(choices)}")
+        for name in ("only", "ignore"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
         if (self.sparsity is None) == (self.keep_rate is None):
             raise OptionError("give exactly one of sparsity and keep_rate")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
@@ -205,13 +228,19 @@ def compile(
         sparsity, keep_rate, select, criterion, policy, coupling, average, init, seed, keep_weights, approximate, proof,
         retry, only, ignore,
     )  # fmt: skip
+    with plain_mode():
+        return _compile(model, example_inputs, options, observers)
+
+
+def _compile(model: nn.Module, example_inputs: Any, options: Options, observers: Sequence[Observer]) -> Compiled:
     start = time.perf_counter()
     notes: tuple[str, ...] = ()
+    check_model(model)
     if example_inputs is None:
         skeleton, _ = skeleton_of(model)
         example_inputs, note = choose_inputs(skeleton, None)
         notes = (note,)
-    program = capture(model, example_inputs, compare=proof)
+    program = capture(model, example_inputs, compare=options.proof)
     manager = PassManager(passes_for(options), observers, {"capture": time.perf_counter() - start})
     return _run(program, options, manager, notes)
 
@@ -290,15 +319,15 @@ def _recipe(dense: Program, small: Program, options: Options) -> Recipe:
     )
 
 
-def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, int]]:
+def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, Any]]:
     """Numbers of leaf modules that shapes do not tell."""
     before = dict(dense.named_modules())
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for path, module in small.named_modules():
-        for attribute in ("groups", "num_groups"):
+        for attribute in ("groups", "num_groups", "num_channels", "normalized_shape", "unflattened_size", "padding"):
             value = getattr(module, attribute, None)
-            if isinstance(value, int) and value != getattr(before[path], attribute):
-                found.setdefault(path, {})[attribute] = value
+            if value != getattr(before[path], attribute, None):
+                found.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value
     return found
 
 

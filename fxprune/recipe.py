@@ -36,7 +36,7 @@ class Recipe:
 
     kept: Mapping[str, Mapping[int, list[int]]]
     kept_per_group: Mapping[str, Mapping[int, list[list[int]]]]
-    numbers: Mapping[str, Mapping[str, int]]
+    numbers: Mapping[str, Mapping[str, Any]]
     shapes: Mapping[str, list[int]]
     indices: Mapping[str, list[int]]
     patched: tuple[str, ...]
@@ -70,7 +70,7 @@ class Recipe:
         small = copy.deepcopy(model, memo)
         for path, attributes in self.numbers.items():
             for attribute, value in attributes.items():
-                setattr(small.get_submodule(path), attribute, value)
+                setattr(small.get_submodule(path), attribute, tuple(value) if isinstance(value, list) else value)
         for module in small.modules():
             follow_shapes(module)
         return small

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fxprune.channels.leaves import understood
 from fxprune.drawing import default_bias, fan_in, generator, kaiming_normal
 from fxprune.facts import Ranking, Shrunk, WeightMasks
 from fxprune.program import Program, first_names
@@ -53,9 +54,13 @@ class Reinit:
 
 
 def weights_of(program: Program) -> list[str]:
-    """Weights of every convolution and linear module, depthwise included, and every masked weight."""
+    """Weights of every convolution and linear module, depthwise included, and every masked weight.
+
+    Parametrised layers stay as they are.
+    """
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    modules = [f"{path}.weight" for path, one in program.module.named_modules() if isinstance(one, kinds)]
+    owners = ((path, one) for path, one in program.module.named_modules() if isinstance(one, kinds) and understood(one))
+    modules = [f"{path}.weight".lstrip(".") for path, _ in owners]
     shrunk = program.fact(Shrunk)
     return list(dict.fromkeys([*modules, *program.fact(WeightMasks).masks, *sorted(shrunk.dense)]))
 

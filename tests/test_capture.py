@@ -264,13 +264,13 @@ def test_in_place_writes_are_no_dead_code() -> None:
             x = x * 1
             x.add_(1)
             x[:, 0].mul_(2)
-            x.neg()
+            x.shape[1] + 1
             return x
 
     program = capture(Writes(), X)
     assert program.front_end == "fx"
     assert torch.equal(run(program, X), Writes()(X))
-    assert "neg" not in targets(program)
+    assert not {"getattr", "<built-in function add>"} & {str(target) for target in targets(program)}
 
 
 def test_source_lines_when_asked_for() -> None:

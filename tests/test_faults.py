@@ -118,8 +118,8 @@ def one_group(patch: MonkeyPatch) -> None:
     patch.setattr(Patcher, "rows_left", wrong)
 
 
-@fault("index_buffer", "out of bounds")
-@fault("index_select", "out of DATA bounds")
+@fault("index_buffer", "coupled after the rewrite")
+@fault("index_select", "coupled after the rewrite")
 def index_not_renumbered(patch: MonkeyPatch) -> None:
     """The buffer is sliced, but points at positions of the dense network."""
     patch.setattr(rewriting, "_renumbered", lambda claims, cut, tensors: {})

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.export import export_graph, structure_copy
@@ -15,7 +16,7 @@ from fxprune.capture.trace import bind_arguments, same_graph, trace
 from fxprune.compare import difference, random_inputs
 from fxprune.errors import CaptureError
 from fxprune.metarun import meta_values, on_meta
-from fxprune.program import Inputs, Program, adopt, materialise, real_tensors, skeleton_of
+from fxprune.program import Inputs, Program, adopt, materialise, named_tensors, real_tensors, skeleton_of
 
 
 def as_inputs(example: Any) -> Inputs:
@@ -29,6 +30,22 @@ def as_inputs(example: Any) -> Inputs:
     return Inputs((example,))
 
 
+def check_model(model: object) -> None:
+    """Raise CaptureError for what is no network, has no numbers, or has names that are unsafe in source code."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("a ScriptModule has no Python source to trace: pass the nn.Module that it was made from")
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"expected an nn.Module, got {type(model).__name__}; a state dict needs its network around it"
+        )
+    check_names(model)
+    for name, tensor in named_tensors(model).items():
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise CaptureError(f"{name} is not initialised yet: run the network once, then compile it")
+        if tensor.is_meta:
+            raise CaptureError(f"{name} is on the meta device and holds no numbers: load the weights first")
+
+
 def capture(model: nn.Module, example: Any, *, record_sources: bool = False, compare: bool = False) -> Program:
     """Trace `model` into a Program that shares the model's tensors.
 
@@ -39,9 +56,12 @@ def capture(model: nn.Module, example: Any, *, record_sources: bool = False, com
     Raises CaptureError when the names are unsafe, the inputs do not fit, or neither torch.fx nor torch.export can
     follow.
     """
-    check_names(model)
+    check_model(model)
     inputs = as_inputs(example)
-    skeleton, tensors = skeleton_of(model)
+    try:
+        skeleton, tensors = skeleton_of(model)
+    except Exception as error:
+        raise CaptureError(f"{type(model).__name__} cannot be copied: {brief(error)}") from error
     try:
         given = bind_arguments(skeleton, inputs.args, inputs.kwargs)
     except TypeError as error:

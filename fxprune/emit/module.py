@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from fxprune.errors import ExportError
 from fxprune.facts import WeightMasks
 from fxprune.program import Program, adopt, copied, materialise
 
@@ -47,6 +48,15 @@ class CompiledModule(fx.GraphModule):
         if wanted is not self.graph:
             self.graph = wanted
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickling a graph module keeps one graph; a network that needs two would come back as another one."""
+        if self._graphs[True] is not self._graphs[False]:
+            raise ExportError(
+                "this network runs different graphs in train and eval mode and cannot be pickled: save its "
+                "state_dict() and compile the same network with the same options to load it into"
+            )
+        return super().__reduce__()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         twin: CompiledModule = type(self).__new__(type(self))

@@ -24,6 +24,9 @@ class Criterion(Protocol):
     def scores(self, program: Program, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]: ...
 
 
+CRITERIA = ("magnitude", "random")
+
+
 def criterion(name: str, seed: int) -> Criterion:
     """The criterion of this name. Raises OptionError for an unknown one."""
     from fxprune.saliency.magnitude import Magnitude

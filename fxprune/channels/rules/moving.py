@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxprune.channels.context import Call, Context
-from fxprune.channels.layers import Labels, collapse, move, varying
+from fxprune.channels.layers import Labels, along, collapse, move, varying
 from fxprune.channels.rules.table import rule
 
 _OUTCOME = {"view": torch.reshape, "_unsafe_view": torch.reshape, "reshape": torch.reshape}
@@ -20,7 +20,6 @@ _OUTCOME = {"view": torch.reshape, "_unsafe_view": torch.reshape, "reshape": tor
     "alias",
     "detach",
     "diagonal",
-    "expand",
     "flip",
     "permute",
     "pixel_unshuffle",
@@ -36,6 +35,21 @@ def moved(ctx: Context, call: Call) -> None:
     """Execute on each layer, collapse again."""
     labels = ctx.of(call.tensor("self"))
     ctx.label(call.result, move(labels, _runner(call)), labels.source)
+
+
+@rule("expand")
+def expanded(ctx: Context, call: Call) -> None:
+    """Copies of one channel are as good as constants: they have atoms of their own."""
+    tensor, result = call.tensor("self"), call.result
+    labels = ctx.of(tensor)
+    ahead = result.ndim - tensor.ndim
+    copies = []
+    for dim, size in enumerate(tensor.shape):
+        count = result.shape[ahead + dim]
+        if size == 1 < count:
+            atoms = ctx.atoms.fresh(f"{ctx.mode}:{ctx.node}", ahead + dim, count, "made")
+            copies.append(along(atoms, ahead + dim, result.ndim))
+    ctx.label(result, [*move(labels, _runner(call)), *copies], labels.source)
 
 
 def _runner(call: Call) -> Callable[[Tensor], Any]:

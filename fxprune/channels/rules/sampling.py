@@ -38,6 +38,14 @@ def sampled(ctx: Context, call: Call) -> None:
         ctx.label(result, labels.layers)
 
 
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def grid_sampled(ctx: Context, call: Call) -> None:
+    """Pixels are picked at places that the grid computes; channels stay what they are."""
+    tensor = call.tensor("input")
+    ctx.freeze_all(ctx.of(call.tensor("grid")), "places to sample at")
+    ctx.label(call.result, ctx.fold_all(ctx.of(tensor), range(2, tensor.ndim)).layers)
+
+
 @rule("im2col")
 def windows(ctx: Context, call: Call) -> None:
     """Each channel becomes one row for each place in the window: (N, C, H, W) -> (N, C*k*k, L)."""
