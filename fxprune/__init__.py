@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from fxprune.compiled import Compiled
     from fxprune.errors import FxpruneError
     from fxprune.explanation import Explanation, explain
-    from fxprune.pipeline import Compiled, compile
+    from fxprune.pipeline import compile
     from fxprune.recipe import Recipe
 
 __all__ = ["Compiled", "Explanation", "FxpruneError", "Recipe", "apply", "compile", "explain"]
 
 _HOMES = {
-    "Compiled": "fxprune.pipeline",
+    "Compiled": "fxprune.compiled",
     "Explanation": "fxprune.explanation",
     "FxpruneError": "fxprune.errors",
     "Recipe": "fxprune.recipe",

@@ -12,9 +12,10 @@ from fxprune.errors import OptionError
 
 if TYPE_CHECKING:
     from fxprune.capture.loaded import Loaded
+    from fxprune.compiled import Compiled
     from fxprune.emit.folder import Written
     from fxprune.explanation import Explanation
-    from fxprune.pipeline import Compiled, Options
+    from fxprune.pipeline import Options
     from fxprune.program import Inputs, Program
 
 # Options that one of the two ways to ask for less does not look at.

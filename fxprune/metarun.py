@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from fxprune.program import Inputs
 @contextmanager
 def plain_mode() -> Iterator[None]:
     """Work as outside of inference mode and with the CPU as default device, whatever the caller has set."""
-    with torch.inference_mode(False), torch.device("cpu"):
+    elsewhere = torch.get_default_device().type != "cpu"
+    with torch.inference_mode(False), torch.device("cpu") if elsewhere else nullcontext():
         yield
 
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fxprune.capture.inputs import choose_inputs
 from fxprune.capture.module import capture, check_model
 from fxprune.channels.engine import analyse
-from fxprune.channels.groups import Couplings, couple
-from fxprune.cost import cost
-from fxprune.emit.module import CompiledModule, build_module, plain_state
+from fxprune.channels.groups import couple
+from fxprune.compiled import Compiled, make_recipe, make_report
 from fxprune.errors import OptionError
-from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport
 from fxprune.manager import Observer, Pass, PassManager
 from fxprune.metarun import plain_mode
 from fxprune.passes.initialise import MODES, Initialise
@@ -32,10 +26,7 @@ from fxprune.passes.sensitivity import POLICIES, Sensitivity
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.sparsity import AVERAGES, Sparsity
 from fxprune.passes.uniform import SELECTIONS, Uniform
-from fxprune.program import Program, named_tensors, skeleton_of
-from fxprune.proof import FAINT
-from fxprune.recipe import Recipe
-from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
+from fxprune.program import Program, skeleton_of
 from fxprune.saliency import CRITERIA
 from fxprune.saliency import criterion as criterion_named
 
@@ -113,47 +104,6 @@ class Analyse:
 
     def run(self, program: Program) -> Program:
         return program.with_facts(couple(analyse(program, approximate=self.approximate)))
-
-
-@dataclass(frozen=True, eq=False)
-class Compiled:
-    """The result of `compile`.
-
-    report   asked, decided, achieved, repaired, frozen and why
-    recipe   what was kept, in the user's names; `recipe.apply(model)` repeats it
-    """
-
-    program: Program
-    report: Report
-    recipe: Recipe
-
-    @cached_property
-    def module(self) -> CompiledModule:
-        """The trainable network, in train mode. Masked weights are parametrisations."""
-        return build_module(self.program)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """State of `module` under plain names: effective weights, and each mask as `<weight>_mask`."""
-        return plain_state(self.module)
-
-    def to_onnx(self, path: str | Path, *, opset: int | None = None) -> Any:
-        """Write `module` as it is now to one ONNX file, masks multiplied in, and compare it with torch in onnxruntime.
-
-        Returns the OnnxReport. Raises ExportError.
-        """
-        from fxprune.emit.onnx import export_onnx  # heavy, and not everybody exports
-
-        metadata = {"producer": f"fxprune {_version('fxprune')}", "seed": str(self.recipe.options["seed"])}
-        return export_onnx(
-            self._baked(), self.program.inputs.with_storage(), Path(path), opset=opset, metadata=metadata
-        )
-
-    def _baked(self) -> nn.Module:
-        """The module without parametrisations, with the numbers it has now."""
-        baked = build_module(self.program, bake=True)
-        state = {name: value for name, value in self.state_dict().items() if not name.endswith("_mask")}
-        baked.load_state_dict(state, strict=True)
-        return baked.eval()
 
 
 def passes_for(options: Options) -> list[Pass]:
@@ -254,85 +204,12 @@ def _run(program: Program, options: Options, manager: PassManager, notes: tuple[
 
     manager.observers = (*manager.observers, remember)
     small = manager.run(program)
+    asked = _asked(options)
     return Compiled(
-        small, _report(dense[-1], small, options, manager.seconds, notes), _recipe(dense[-1], small, options)
-    )
-
-
-def _report(
-    dense: Program, small: Program, options: Options, seconds: dict[str, float], notes: tuple[str, ...]
-) -> Report:
-    shrunk, repairs = small.fact(Shrunk), small.fact(Repairs)
-    couplings = dense.fact(Couplings)
-    average = dense.facts.get(SparsityReport)
-    achieved = achieved_sparsity(dense, small)
-    ranking = small.fact(Ranking)
-    if ranking.trained and not options.keep_weights:
-        notes += (
-            "the given weights look trained: they decided what stays, then were drawn anew (keep_weights keeps them)",
-        )
-    if shrunk.signal is not None and shrunk.signal <= FAINT:
-        notes += (f"the proof saw little: outputs move by {shrunk.signal:.0e} of their size with the input",)
-    if not shrunk.widths:
-        notes += ("no channel was removed: no layer is resilient at this setting",)
-    return Report(
-        asked=_asked(options),
-        before=cost(replace(dense, facts={}), couplings.analysis),
-        after=cost(small, shrunk.analysis),
-        layers=layer_lines(dense, small, couplings),
-        groups=group_lines(couplings, shrunk.widths, {**dense.fact(Prunable).frozen, **shrunk.refused}),
-        average_sparsity=float(average.average) if average else None,
-        achieved_sparsity=achieved,
-        repaired_rows=repairs.rows,
-        densified=repairs.densified,
-        proof_error=shrunk.error,
-        proof_signal=shrunk.signal,
-        refused=shrunk.refused,
-        front_end=small.front_end,
-        notes=(*notes, *small.notes),
-        seconds=dict(seconds),
+        small, make_report(dense[-1], small, asked, manager.seconds, notes), make_recipe(dense[-1], small, asked)
     )
 
 
 def _asked(options: Options) -> dict[str, Any]:
     asked = {name: getattr(options, name) for name in Options.__dataclass_fields__}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
-
-
-def _recipe(dense: Program, small: Program, options: Options) -> Recipe:
-    shrunk = small.fact(Shrunk)
-    return Recipe(
-        kept={name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in shrunk.kept.items()},
-        kept_per_group={
-            name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in shrunk.kept_per_group.items()
-        },
-        numbers=_numbers(dense.module, small.module),
-        shapes={
-            name: list(tensor.shape)
-            for name, tensor in named_tensors(dense.module).items()
-            if name in shrunk.kept or name in shrunk.kept_per_group
-        },
-        indices={name: values.tolist() for name, values in shrunk.renumbered.items()},
-        patched=shrunk.patched,
-        options=_asked(options),
-        versions={"fxprune": _version("fxprune"), "torch": torch.__version__},
-    )
-
-
-def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, Any]]:
-    """Numbers of leaf modules that shapes do not tell."""
-    before = dict(dense.named_modules())
-    found: dict[str, dict[str, Any]] = {}
-    for path, module in small.named_modules():
-        for attribute in ("groups", "num_groups", "num_channels", "normalized_shape", "unflattened_size", "padding"):
-            value = getattr(module, attribute, None)
-            if value != getattr(before[path], attribute, None):
-                found.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

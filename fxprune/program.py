@@ -82,10 +82,6 @@ class Program:
         if self.train_graph is not None:
             yield "train", self.train_graph
 
-    def parameter_names(self) -> list[str]:
-        """Qualified names of trainable and frozen parameters, tied ones once, in module order."""
-        return [name for name, _ in self.module.named_parameters()]
-
 
 def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     """Copy a module's structure with meta tensors in place of its numbers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.trace import own_training_leaf
 from fxprune.channels.engine import Analysis
 from fxprune.channels.groups import Couplings
 from fxprune.channels.rewrite import Rewritten
@@ -20,6 +22,7 @@ from fxprune.metarun import bind_inputs
 from fxprune.program import Inputs, Program, first_names
 from fxprune.reference import NumberRunner, Reference, Watcher
 
+Calibrate = Callable[[str, str, Tensor], None]
 TOLERANCE = 1e-9  # max|a - b| / max|a| in float64
 FAINT = 1e-6  # a signal below this could hide a fault from the tolerance
 _DRAWS = 3
@@ -59,27 +62,51 @@ def prove(dense: Program, couplings: Couplings, result: Rewritten, seed: int) ->
 
 
 def _compare(dense: Program, couplings: Couplings, result: Rewritten, noise: _Noise, seed: int) -> Verdict:
-    """Run both networks in float64 on the same random numbers."""
+    """Both networks in float64 on the same random numbers, each graph; the user's own random leaves in both modes."""
     inputs = random_inputs(dense.inputs, seed, torch.float64)
+    pair = _Pair(dense, couplings, result, noise, inputs)
+    own_leaves = any(own_training_leaf(module) for module in dense.module.modules())
     worst, signal = 0.0, 1.0
-    for mode, graph in dense.graphs():
-        reference_mode = Reference(mode, couplings, result.cut)
-        expected = _run(dense, graph, inputs, noise.dense, reference_mode, noise.calibrate)
-        small_graph = dict(result.program.graphs())[mode]
-        found = _run(result.program, small_graph, inputs, noise.small, Watcher(), _keep)
-        missed = reference_mode.missed()
+    for mode, _ in dense.graphs():
+        for training_leaves in (False, True) if own_leaves else (False,):
+            verdict = pair.compare(mode, training_leaves)
+            if not verdict:
+                return verdict
+            worst, signal = max(worst, verdict.error), min(signal, verdict.signal)
+    return Verdict(worst, signal=signal)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The dense network and the cut one, about to be run on the same inputs."""
+
+    dense: Program
+    couplings: Couplings
+    result: Rewritten
+    noise: _Noise
+    inputs: Inputs
+
+    def compare(self, mode: str, training_leaves: bool) -> Verdict:
+        reference = Reference(mode, self.couplings, self.result.cut)
+        expected = self._dense(mode, self.inputs, reference, self.noise.calibrate, training_leaves)
+        graph = dict(self.result.program.graphs())[mode]
+        found = _run(self.result.program, graph, self.inputs, self.noise.small, Watcher(), _keep, training_leaves)
+        missed = "" if training_leaves else reference.missed()
         if missed:
             return Verdict(fault=f"{missed} was not called as analysed, so nothing can be proved about it")
-        error = difference(expected, found)
-        worst, signal = max(worst, error), min(signal, _signal(expected))
+        error, signal = difference(expected, found), _signal(expected)
         if error <= TOLERANCE:
-            continue
-        nudged = _run(dense, graph, _nudged(inputs), noise.dense, Reference(mode, couplings, result.cut), _keep)
+            return Verdict(error, signal=signal)
+        again = Reference(mode, self.couplings, self.result.cut)
+        nudged = self._dense(mode, _nudged(self.inputs), again, _keep, training_leaves)
         allowed = min(max(TOLERANCE, _ROUNDING * difference(expected, nudged)), _ILL_CONDITIONED)
-        if not error <= allowed:
-            fault = f"outputs of the {mode} graph differ by {error:.1e} (at most {allowed:.0e} is allowed)"
-            return Verdict(error, fault, signal)
-    return Verdict(worst, signal=signal)
+        where = f"the {mode} graph" + (" with random layers in training" if training_leaves else "")
+        fault = f"outputs of {where} differ by {error:.1e} (at most {allowed:.0e} is allowed)"
+        return Verdict(error, "" if error <= allowed else fault, signal)
+
+    def _dense(self, mode: str, inputs: Inputs, reference: Reference, calibrate: Calibrate, training: bool) -> Any:
+        graph = dict(self.dense.graphs())[mode]
+        return _run(self.dense, graph, inputs, self.noise.dense, reference, calibrate, training)
 
 
 def _nudged(inputs: Inputs) -> Inputs:
@@ -187,14 +214,21 @@ def _run(
     inputs: Inputs,
     number: Callable[[str], Tensor],
     mode: Watcher,
-    calibrate: Callable[[str, str, Tensor], None],
+    calibrate: Calibrate,
+    training_leaves: bool,
 ) -> Any:
     """The outputs of one graph in eval mode, through the calls that the analysis saw on the meta device."""
     runner = NumberRunner(program, graph, number, mode, calibrate)
+    runner.training_leaves = training_leaves
     values = bind_inputs(graph, inputs)
     program.module.eval()
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
-        return runner.run(*values)
+    dice = random.getstate()
+    random.seed(0)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
+            return runner.run(*values)
+    finally:
+        random.setstate(dice)
 
 
 def _keep(mean: str, var: str, tensor: Tensor) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.channels.context import CallKey, Contraction, Normalisation
+from fxprune.capture.trace import own_training_leaf
 from fxprune.channels.cut import Cut
 from fxprune.channels.engine import plain_layout
 from fxprune.channels.groups import Couplings
 from fxprune.channels.layers import Labels
 from fxprune.channels.literals import argument
+from fxprune.channels.records import CallKey, Contraction, Normalisation
 from fxprune.program import Program, named_tensors
 
 _DROPOUTS = {
@@ -49,6 +50,7 @@ class NumberRunner(fx.Interpreter):
     ) -> None:
         super().__init__(program.module, graph=graph)
         self.number, self.watcher, self.calibrate = number, watcher, calibrate
+        self.training_leaves = False  # run the user's own random regularisers as in training
         self.trainable = {name: one.requires_grad for name, one in named_tensors(program.module).items()}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -94,7 +96,11 @@ class NumberRunner(fx.Interpreter):
             self._calibrate(f"{target}.running_mean", f"{target}.running_var", args[0])
         names = list(named_tensors(leaf))
         numbers = dict(zip(names, self._fetch([f"{target}.{name}" for name in names]), strict=True))
-        return torch.func.functional_call(leaf, numbers, args, kwargs)
+        leaf.training = self.training_leaves and own_training_leaf(leaf)
+        try:
+            return torch.func.functional_call(leaf, numbers, args, kwargs)
+        finally:
+            leaf.training = False
 
 
 class Watcher(TorchDispatchMode):

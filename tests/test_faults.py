@@ -19,12 +19,13 @@ from torch import Tensor
 import fxprune
 from fxprune.capture.module import capture
 from fxprune.channels import rewrite as rewriting
-from fxprune.channels.context import Call, Claim, Context
+from fxprune.channels.context import Context
 from fxprune.channels.cut import Cut
 from fxprune.channels.engine import analyse
 from fxprune.channels.groups import couple
 from fxprune.channels.layers import Labels
 from fxprune.channels.literals import OWNERS, Patcher
+from fxprune.channels.records import Call, Claim
 from fxprune.channels.rules import RULES
 from fxprune.channels.rules.joining import concatenated
 from fxprune.errors import ProofError

@@ -7,9 +7,10 @@ from models import NETWORKS
 from pytest import MonkeyPatch
 
 from fxprune.capture.module import capture
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
 from fxprune.channels.engine import analyse
 from fxprune.channels.groups import couple
+from fxprune.channels.records import Call
 from fxprune.channels.rules import RULES
 from fxprune.channels.rules.joining import concatenated
 from fxprune.channels.rules.normalisation import batch_norm

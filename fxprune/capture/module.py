@@ -100,8 +100,8 @@ def check_runs(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs, mode: st
         fx.Interpreter(module, graph=graph).run(*meta_values(graph, inputs))
 
 
-class _OtherFunctionError(Exception):
-    """Tracing has lost something."""
+class LostInTracing(Exception):
+    """The captured graph is not the network."""
 
 
 def check_same(model: nn.Module, program: Program) -> None:
@@ -117,7 +117,7 @@ def check_same(model: nn.Module, program: Program) -> None:
             outputs.append(network(*inputs.args, **inputs.kwargs))
     error = difference(pytree.tree_leaves(outputs[0]), pytree.tree_leaves(outputs[1]))
     if not error <= _SAME:
-        raise _OtherFunctionError(f"the captured graph differs from the network by {error:.1e}")
+        raise LostInTracing(f"the captured graph differs from the network by {error:.1e}")
 
 
 _SAME = 1e-3  # mostly the same calls in the same order; a lost one shows up as a difference of order one

@@ -13,6 +13,34 @@ from torch import Tensor, fx, nn
 from fxprune.program import named_tensors
 
 
+class WritingProxy(fx.Proxy):
+    """A proxy that keeps `x += y` what it is: a write into x, which everybody who holds x sees.
+
+    Plain proxies have no in-place operators, so Python makes a new value of it and the write is lost.
+    """
+
+    def _write(self, function: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._write(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._write(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._write(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._write(operator.itruediv, other)
+
+    def __ifloordiv__(self, other: Any) -> Any:
+        return self._write(operator.ifloordiv, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return self._write(operator.ipow, other)
+
+
 class LeafTracer(fx.Tracer):
     """Symbolic tracing that keeps random regularisers whole.
 
@@ -26,6 +54,9 @@ class LeafTracer(fx.Tracer):
         self.record_stack_traces = record_sources
         self.names: dict[int, str] = {}
         self.proxies: dict[str, fx.Proxy] = {}
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return WritingProxy(node, self)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.names = {id(tensor): name for name, tensor in reversed(named_tensors(root).items())}
@@ -48,6 +79,12 @@ class LeafTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or reads_training(m)
+
+
+def own_training_leaf(module: nn.Module) -> bool:
+    """A leaf of the user's own that behaves differently in training: nobody has looked at what it does there."""
+    known = ("torch.", "torchvision.", "timm.")
+    return reads_training(module) and not type(module).__module__.startswith(known)
 
 
 def reads_training(module: nn.Module) -> bool:

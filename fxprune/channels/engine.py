@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from fxprune.channels.atoms import Atoms
-from fxprune.channels.context import Call, CallKey, Claim, Context, Contraction, Normalisation, Producer
+from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels
 from fxprune.channels.leaves import understood
+from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalisation, Producer
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
 from fxprune.errors import first_line

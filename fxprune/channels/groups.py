@@ -70,11 +70,6 @@ class Couplings:
     groups: tuple[ChannelGroup, ...]
     group_of: Ints  # atom -> index of its group, -1 for atoms that no parameter carries
 
-    def roots_of(self, atoms: Ints) -> Ints:
-        """The component of each atom."""
-        found: Ints = self.components.root[atoms]
-        return found
-
     def kept_atoms(self, kept: Mapping[int, Ints]) -> NDArray[np.bool_]:
         """Which atoms survive when group `index` keeps the channels at positions `kept[index]`; others keep all."""
         alive = np.ones(self.analysis.atoms.total, dtype=np.bool_)

@@ -16,10 +16,10 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.channels.context import Claim
 from fxprune.channels.cut import Cut
 from fxprune.channels.engine import Seen
 from fxprune.channels.layers import Labels
+from fxprune.channels.records import Claim
 from fxprune.errors import RewriteError, first_line
 
 

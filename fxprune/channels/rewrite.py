@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.channels import literal_places, literal_sizes  # noqa: F401  (imported for the owners they register)
-from fxprune.channels.context import Claim
 from fxprune.channels.cut import Cut
 from fxprune.channels.groups import Couplings
 from fxprune.channels.layers import Labels, varying
 from fxprune.channels.leaves import follow_shapes
 from fxprune.channels.literals import Patcher
+from fxprune.channels.records import Claim
 from fxprune.channels.solve import Ints
 from fxprune.program import Program, copied, first_names, meta_like, named_tensors
 

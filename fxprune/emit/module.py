@@ -103,17 +103,21 @@ def _apply_mask(module: nn.Module, weight: str, mask: Tensor, bake: bool) -> Non
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """State of a compiled module under the user's own names: effective weights, and each mask as `<weight>_mask`."""
+    """State of a compiled module under the user's own names: effective weights, and each mask as `<weight>_mask`.
+
+    Parametrisations that are the user's own stay as they are.
+    """
     state: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
-        path, masked, rest = f".{name}".partition(".parametrizations.")  # the network itself may own weights
-        if not masked:
+        path, found, rest = f".{name}".partition(".parametrizations.")  # the network itself may own weights
+        leaf, _, part = rest.partition(".")
+        owner = module.get_submodule(path.removeprefix(".")) if found else module
+        if not found or not isinstance(owner.parametrizations[leaf][0], WeightMask):  # type: ignore[index]
             state[name] = tensor
             continue
-        leaf, _, part = rest.partition(".")
         plain = f"{path}.{leaf}".removeprefix(".")
         if part == "original":
-            state[plain] = getattr(module.get_submodule(path.removeprefix(".")), leaf).detach()
+            state[plain] = getattr(owner, leaf).detach()
         else:
             state[f"{plain}_mask"] = tensor
     return state

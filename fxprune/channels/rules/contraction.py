@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels, drop_dim, insert_dims, varying
+from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule
 
 _BATCH, _ROW, _SUM, _COLUMN = range(4)  # the common index space of both operands

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels, along, varying
+from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
 from fxprune.channels.layers import along, varying
+from fxprune.channels.records import Call
 from fxprune.channels.rules.moving import fold_wide
 from fxprune.channels.rules.table import freeze_everything, rule
 

@@ -7,8 +7,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
 from fxprune.channels.layers import FIXED, Labels, varying
+from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule
 
 

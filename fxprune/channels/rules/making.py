@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
+from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule
 
 

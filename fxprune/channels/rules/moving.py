@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels, along, collapse, move, varying
+from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule
 
 _OUTCOME = {"view": torch.reshape, "_unsafe_view": torch.reshape, "reshape": torch.reshape}

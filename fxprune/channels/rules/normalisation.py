@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context, Normalisation
+from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels, along, pad_left, varying
+from fxprune.channels.records import Call, Normalisation
 from fxprune.channels.rules.table import rule, tensors_in
 
 

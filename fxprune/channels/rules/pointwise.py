@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels
+from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule, tensors_in
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from fxprune.channels.context import Call, Context, Normalisation
+from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels, varying
+from fxprune.channels.records import Call, Normalisation
 from fxprune.channels.rules.table import rule
 
 

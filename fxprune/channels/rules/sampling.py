@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from fxprune.channels.context import Call, Context
+from fxprune.channels.context import Context
 from fxprune.channels.layers import varying
+from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from fxprune.channels.context import Call, Context, Rule
+from fxprune.channels.context import Context
+from fxprune.channels.records import Call
 
+Rule = Callable[[Context, Call], None]
 RULES: dict[str, Rule] = {}
 
 

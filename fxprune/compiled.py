@@ -1,0 +1,139 @@
+"""Compiled: what `compile` returns, and how its report and recipe are put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.channels.groups import Couplings
+from fxprune.cost import cost
+from fxprune.emit.module import CompiledModule, build_module, plain_state
+from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport
+from fxprune.program import Program, named_tensors
+from fxprune.proof import FAINT
+from fxprune.recipe import Recipe
+from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """The result of `compile`.
+
+    report   asked, decided, achieved, repaired, frozen and why
+    recipe   what was kept, in the user's names; `recipe.apply(model)` repeats it
+    """
+
+    program: Program
+    report: Report
+    recipe: Recipe
+
+    @cached_property
+    def module(self) -> CompiledModule:
+        """The trainable network, in train mode. Masked weights are parametrisations."""
+        return build_module(self.program)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State of `module` under plain names: effective weights, and each mask as `<weight>_mask`."""
+        return plain_state(self.module)
+
+    def to_onnx(self, path: str | Path, *, opset: int | None = None) -> Any:
+        """Write `module` as it is now to one ONNX file, masks multiplied in, and compare it with torch in onnxruntime.
+
+        Returns the OnnxReport. Raises ExportError.
+        """
+        from fxprune.emit.onnx import export_onnx  # heavy, and not everybody exports
+
+        metadata = {"producer": f"fxprune {_version('fxprune')}", "seed": str(self.recipe.options["seed"])}
+        return export_onnx(
+            self._baked(), self.program.inputs.with_storage(), Path(path), opset=opset, metadata=metadata
+        )
+
+    def _baked(self) -> nn.Module:
+        """The module without parametrisations, with the numbers it has now."""
+        baked = build_module(self.program, bake=True)
+        state = {name: value for name, value in self.state_dict().items() if not name.endswith("_mask")}
+        baked.load_state_dict(state, strict=True)
+        return baked.eval()
+
+
+def make_report(
+    dense: Program, small: Program, asked: dict[str, Any], seconds: dict[str, float], notes: tuple[str, ...]
+) -> Report:
+    shrunk, repairs = small.fact(Shrunk), small.fact(Repairs)
+    couplings = dense.fact(Couplings)
+    average = dense.facts.get(SparsityReport)
+    achieved = achieved_sparsity(dense, small)
+    ranking = small.fact(Ranking)
+    if ranking.trained and not asked["keep_weights"]:
+        notes += (
+            "the given weights look trained: they decided what stays, then were drawn anew (keep_weights keeps them)",
+        )
+    if shrunk.signal is not None and shrunk.signal <= FAINT:
+        notes += (f"the proof saw little: outputs move by {shrunk.signal:.0e} of their size with the input",)
+    if not shrunk.widths:
+        why = (
+            "no layer is resilient at this setting" if asked["keep_rate"] is None else "each group keeps all of its own"
+        )
+        notes += (f"no channel was removed: {why}",)
+    return Report(
+        asked=asked,
+        before=cost(replace(dense, facts={}), couplings.analysis),
+        after=cost(small, shrunk.analysis),
+        layers=layer_lines(dense, small, couplings),
+        groups=group_lines(couplings, shrunk.widths, {**dense.fact(Prunable).frozen, **shrunk.refused}),
+        average_sparsity=float(average.average) if average else None,
+        achieved_sparsity=achieved,
+        repaired_rows=repairs.rows,
+        densified=repairs.densified,
+        proof_error=shrunk.error,
+        proof_signal=shrunk.signal,
+        refused=shrunk.refused,
+        front_end=small.front_end,
+        notes=(*notes, *small.notes),
+        seconds=dict(seconds),
+    )
+
+
+def make_recipe(dense: Program, small: Program, asked: dict[str, Any]) -> Recipe:
+    shrunk = small.fact(Shrunk)
+    return Recipe(
+        kept={name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in shrunk.kept.items()},
+        kept_per_group={
+            name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in shrunk.kept_per_group.items()
+        },
+        numbers=_numbers(dense.module, small.module),
+        shapes={
+            name: list(tensor.shape)
+            for name, tensor in named_tensors(dense.module).items()
+            if name in shrunk.kept or name in shrunk.kept_per_group
+        },
+        indices={name: values.tolist() for name, values in shrunk.renumbered.items()},
+        patched=shrunk.patched,
+        options=asked,
+        versions={"fxprune": _version("fxprune"), "torch": torch.__version__},
+    )
+
+
+def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, Any]]:
+    """Numbers of leaf modules that shapes do not tell."""
+    before = dict(dense.named_modules())
+    found: dict[str, dict[str, Any]] = {}
+    for path, module in small.named_modules():
+        for attribute in ("groups", "num_groups", "num_channels", "normalized_shape", "unflattened_size", "padding"):
+            value = getattr(module, attribute, None)
+            if value != getattr(before[path], attribute, None):
+                found.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
