@@ -159,7 +159,10 @@ def _remarks(report: Report, written: Written) -> Iterator[tuple[str, str]]:
         )
     if report.densified:
         names = [module_of(name) for name in report.densified]
-        yield "repairs", f"became dense, because inputs were cut: {some(names)}"
+        yield "repairs", f"became dense, so that no output is left without inputs: {some(names)}"
+    if report.lifted:
+        names = [module_of(name) for name in report.lifted]
+        yield "repairs", f"bias starts at 1, because only one channel is left: {some(names)}"
     for index, reason in report.refused.items():
         yield "refused", f"group {index} stays, the proof found fault with cutting it: {reason}"
     if report.front_end != "fx":

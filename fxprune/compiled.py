@@ -91,6 +91,7 @@ def make_report(
         achieved_sparsity=achieved,
         repaired_rows=repairs.rows,
         densified=repairs.densified,
+        lifted=repairs.lifted,
         proof_error=shrunk.error,
         proof_signal=shrunk.signal,
         refused=shrunk.refused,

@@ -91,6 +91,7 @@ class Shrunk:
     signal          how much the compared outputs depended on the input, relative to their size; None when it was
                     skipped
     dense           weights that lost their mask because their layer was shrunk
+    single          biases of groups that were cut down to one channel, those of normalisations where there are any
     analysis        the engine's answers about the smaller network
     """
 
@@ -103,14 +104,19 @@ class Shrunk:
     error: float | None
     signal: float | None
     dense: frozenset[str]
+    single: tuple[str, ...]
     analysis: Analysis = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Repairs:
-    """What was done to keep the network alive: rows that got their largest weight back, and layers that became
-    dense.
+    """What was done to keep the network alive.
+
+    rows       weight -> rows that slicing had emptied and that got their largest weight back
+    densified  weights that became dense
+    lifted     biases of single channels that start at 1, so that a ReLU behind them passes something
     """
 
     rows: Mapping[str, int]
     densified: tuple[str, ...]
+    lifted: tuple[str, ...] = ()

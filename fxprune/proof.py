@@ -72,7 +72,7 @@ def _compare(dense: Program, couplings: Couplings, result: Rewritten, noise: _No
             verdict = pair.compare(mode, training_leaves)
             if not verdict:
                 return verdict
-            worst, signal = max(worst, verdict.error), min(signal, verdict.signal)
+            worst, signal = max(verdict.error, worst), min(signal, verdict.signal)
     return Verdict(worst, signal=signal)
 
 
@@ -95,6 +95,8 @@ class _Pair:
         if missed:
             return Verdict(fault=f"{missed} was not called as analysed, so nothing can be proved about it")
         error, signal = difference(expected, found), _signal(expected)
+        if not _any_finite(expected):
+            return Verdict(math.nan, signal=0.0)  # nothing could be compared
         if error <= TOLERANCE:
             return Verdict(error, signal=signal)
         again = Reference(mode, self.couplings, self.result.cut)
@@ -120,6 +122,11 @@ def _nudged(inputs: Inputs) -> Inputs:
 
     args, kwargs = pytree.tree_map_only(Tensor, nudge, (inputs.args, dict(inputs.kwargs)))
     return Inputs(args, kwargs)
+
+
+def _any_finite(outputs: Any) -> bool:
+    found = [one for one in pytree.tree_leaves(outputs) if isinstance(one, Tensor)]
+    return any(bool(one.isfinite().any()) for one in found)
 
 
 def _signal(outputs: Any) -> float:

@@ -59,6 +59,7 @@ class Report:
     achieved_sparsity: float | None
     repaired_rows: Mapping[str, int]
     densified: tuple[str, ...]
+    lifted: tuple[str, ...]
     proof_error: float | None
     proof_signal: float | None
     refused: Mapping[int, str]

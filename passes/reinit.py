@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fxprune.channels.leaves import understood
 from fxprune.drawing import default_bias, fan_in, generator, kaiming_normal
-from fxprune.facts import Ranking, Shrunk, WeightMasks
+from fxprune.facts import Ranking, Repairs, Shrunk, WeightMasks
 from fxprune.program import Program, first_names
 
 
@@ -21,23 +21,27 @@ class Reinit:
 
     Convolution and linear weights: Kaiming normal, fan-in of the new shape, the mask not considered; their biases:
     PyTorch's default. Normalisation: scale 1, shift 0, statistics 0 and 1 - unless the network is untrained, when
-    they are at their initial values already (some start at 0 on purpose). All other parameters keep their sliced
-    values.
+    they are at their initial values already (some start at 0 on purpose). The bias of a group's only channel starts
+    at 1: near 0, a ReLU behind it would silence the network for every second image. All other parameters keep their
+    sliced values.
 
     seed   of the draw; another stream than the one that drew the weights used for ranking
     """
 
     seed: int = 0
     name: ClassVar[str] = "reinit"
-    requires: ClassVar[tuple[type, ...]] = (Shrunk, WeightMasks, Ranking)
+    requires: ClassVar[tuple[type, ...]] = (Shrunk, WeightMasks, Ranking, Repairs)
 
     def run(self, program: Program) -> Program:
         fresh = self._weights(program)
         if program.fact(Ranking).trained:
             fresh.update(_normalisations(program))
+        lifted = [name for name in program.fact(Shrunk).single if program.tensors[name].shape == (1,)]
+        fresh.update({name: torch.ones_like(program.tensors[name], requires_grad=False) for name in lifted})
+        repairs = replace(program.fact(Repairs), lifted=tuple(lifted))
         first = first_names(program)
         tied = {name: fresh[known] for name, known in first.items() if known in fresh}
-        return program.with_tensors({**fresh, **tied})
+        return program.with_tensors({**fresh, **tied}).with_facts(repairs)
 
     def _weights(self, program: Program) -> dict[str, Tensor]:
         """Fresh weights, and biases of the modules that own them, by first name."""

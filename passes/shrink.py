@@ -4,18 +4,22 @@ zeroed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from fxprune.channels.groups import Couplings
+from fxprune.channels.groups import ChannelGroup, Couplings
 from fxprune.channels.rewrite import Rewritten
 from fxprune.channels.solve import Ints
 from fxprune.facts import Ranking, Repairs, SensitivityReport, Shrunk, WeightMasks, WidthPlan
 from fxprune.program import Program
 from fxprune.verify import rewrite_and_prove
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,26 @@ class Shrink:
             patched=result.patched,
             widths={index: (groups[index].width, len(kept)) for index, kept in proved.kept.items()},
             refused=proved.refused,
-            error=proved.verdict.error if self.proof else None,
+            error=proved.verdict.error if self.proof and not math.isnan(proved.verdict.error) else None,
             signal=proved.verdict.signal if self.proof else None,
             dense=frozenset(_masks_of(program)) - frozenset(masks),
+            single=_single_biases(program, groups, proved.kept),
             analysis=proved.verdict.analysis,
         )
         return result.program.with_facts(shrunk, WeightMasks(masks), repairs, program.fact(Ranking))
+
+
+def _single_biases(program: Program, groups: Sequence[ChannelGroup], kept: Mapping[int, Ints]) -> tuple[str, ...]:
+    """Biases of the groups that keep one channel: of normalisations, or, where there are none, of other layers."""
+    norms = {path for path, module in program.module.named_modules() if isinstance(module, _NORMS)}
+    found: list[str] = []
+    for index, positions in kept.items():
+        if len(positions) > 1:
+            continue
+        biases = [member.parameter for member in groups[index].members if member.parameter.endswith("bias")]
+        of_norms = [name for name in biases if name.rpartition(".")[0] in norms]
+        found += of_norms or biases
+    return tuple(dict.fromkeys(found))
 
 
 def _masks_of(program: Program) -> Mapping[str, Tensor]:

@@ -27,8 +27,8 @@ def test_each_name_is_there_under_its_own_name(name: str) -> None:
 
 
 def test_other_names_are_refused() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'compiled'"):
-        fxprune.compiled  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'compilation'"):
+        fxprune.compilation  # noqa: B018
 
 
 def run(code: str) -> str:

@@ -5,6 +5,7 @@ Nothing is solved while the network runs. Rules append whole arrays of pairs; `g
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import torch
@@ -63,6 +64,17 @@ class Atoms:
         self.axes.append(Axis(name, dim, self.total, count, kind))
         self.total += count
         return torch.arange(self.total - count, self.total, device="cpu")  # also where new tensors are meta
+
+    def made(self, layer: Tensor) -> bool:
+        """Whether all entries of a layer come from one constant that the graph itself made."""
+        ends = layer.reshape(-1)[[0, -1]].tolist()
+        position = bisect_right(self.axes, ends[0], key=lambda axis: axis.start) - 1
+        axis = self.axes[position] if position >= 0 else None
+        return (
+            axis is not None
+            and axis.kind == "made"
+            and all(axis.start <= one < axis.start + axis.count for one in ends)
+        )
 
     def site(self, node: str, operator: str, reason: str = "") -> int:
         """The number of this site; equal sites share one."""

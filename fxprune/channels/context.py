@@ -82,7 +82,7 @@ class Context:
         piece   the result is a part of another tensor, and must not lose all its channels
         """
         kept = []
-        for layer in layers:
+        for layer in self._without_mixed_constants(list(layers)):
             wide = varying(layer)
             if not wide:
                 self.freeze(layer, "its last remaining channel is used by itself")
@@ -93,6 +93,17 @@ class Context:
             if piece:
                 self.atoms.pieces.append(layer.reshape(-1))
         self._labels[id(tensor)] = (tensor, Labels(tuple(tensor.shape), tuple(kept), source))
+
+    def _without_mixed_constants(self, layers: list[Tensor]) -> list[Tensor]:
+        """A constant's atoms give way where they share a dimension with channels (a token copied along a sequence)."""
+        if len(layers) < 2:
+            return layers
+        constant = [layer for layer in layers if varying(layer) and self.atoms.made(layer)]
+        channels = [layer for layer in layers if all(layer is not one for one in constant)]
+        crowded = [one for one in constant if any(varying(one) & varying(layer) for layer in channels)]
+        for layer in crowded:
+            self.freeze(layer, "a constant laid out along channels")
+        return [layer for layer in layers if all(layer is not one for one in crowded)]
 
     def made(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Fresh atoms for a constant that the graph itself creates (torch.zeros and the like)."""

@@ -183,10 +183,14 @@ class LabelMode(TorchDispatchMode):
             self._freeze_written(written, call)
 
     def _written_view(self, func: Any, call: Call) -> Tensor | None:
-        """The first tensor on the storage that this call writes other tensors' values into through a view, if any."""
+        """The first tensor on the storage that this call writes other tensors' values into through a view, if any.
+
+        A view of all its elements is as good as the tensor itself: what meets there is tied for both.
+        """
         for result in call.results():
             base = self.storages.setdefault(result.untyped_storage()._cdata, result)
-            if base is not result and func._schema.is_mutable and len(tensors_in(call.arguments.values())) > 1:
+            partial = base is not result and base.numel() != result.numel()
+            if partial and func._schema.is_mutable and len(tensors_in(call.arguments.values())) > 1:
                 return base
         return None
 
