@@ -77,6 +77,8 @@ class NumberRunner(fx.Interpreter):
         self.watcher.paused = False
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target not in self.trainable:  # a graph within the graph (what runs under autocast)
+            return super().get_attr(target, args, kwargs)
         return self._fetch([str(target)])[0]
 
     def _fetch(self, names: list[str]) -> list[Tensor]:

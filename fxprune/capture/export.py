@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.program import Inputs, Program, copied, loose_tensors, meta_like, named_tensors, real_tensors, skeleton_of
+from fxprune.quiet import quiet
 
 _aten = torch.ops.aten
 
@@ -21,7 +22,8 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     What is lost: stochastic depth and auxiliary heads, which are not part of the exported (inference) graph.
     """
     real_inputs = inputs.with_storage()
-    exported, dynamic = _export(structure_copy(model).eval(), real_inputs.args, real_inputs.kwargs)
+    with quiet():
+        exported, dynamic = _export(structure_copy(model).eval(), real_inputs.args, real_inputs.kwargs)
     module, tensors = skeleton_of(exported.module(check_guards=False))
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)

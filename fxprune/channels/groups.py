@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -202,11 +202,15 @@ def _groups(analysis: Analysis, components: Components, table: _Table, rows: Map
                 members=members[number],
                 producers=producers.get(number, ()),
                 rows=rows.get(number, np.zeros(len(own), dtype=np.int64)),
-                frozen=None if stuck == FREE else analysis.atoms.sites[stuck],
+                frozen=None if stuck == FREE else _with_reason(analysis.atoms.sites[stuck]),
                 approximate=None if flagged == FREE else analysis.atoms.sites[flagged],
             )
         )
     return found
+
+
+def _with_reason(site: Site) -> Site:
+    return site if site.reason else replace(site, reason="goes together with something that cannot be removed")
 
 
 def _runs(numbers: Ints) -> list[tuple[int, int, int]]:

@@ -45,6 +45,22 @@ def _one_or_many(patcher: Patcher, sizes: Any, wanted: Sequence[int]) -> Any:
     return type(sizes)(sizes_like(patcher, list(sizes), wanted))
 
 
+@owns("repeat", _aten.repeat.default)
+def _repeat(patcher: Patcher, node: fx.Node) -> None:
+    """x.repeat(1, 8, 1, 1): how often is a width only where one channel is copied."""
+    wanted = patcher.wanted(node)
+    before = (1,) * (len(wanted) - patcher.before(node.args[0]).ndim) + patcher.before(node.args[0]).shape
+    spread = len(node.args) > 2 or isinstance(patcher.after(node.args[1]), int)
+    counts: Any = node.args[1:] if spread else node.args[1]
+    if isinstance(counts, fx.Node):
+        counts = patcher.before(counts)
+    times = [
+        count if size > 1 or patcher.after(count) == want else want
+        for count, size, want in zip(counts, before, wanted, strict=True)
+    ]
+    node.args = (node.args[0], *times) if spread else (node.args[0], times)
+
+
 @owns("unflatten", torch.unflatten, _aten.unflatten.int)
 def _unflatten(patcher: Patcher, node: fx.Node) -> None:
     sizes = argument(node, 2, "sizes")

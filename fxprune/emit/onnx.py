@@ -15,9 +15,7 @@ Source: https://docs.pytorch.org/docs/stable/onnx_export.html
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -44,6 +42,7 @@ from fxprune.emit.onnx_direct import settle, translations
 from fxprune.emit.onnx_file import check_size, finish, write
 from fxprune.errors import ExportError
 from fxprune.program import Inputs
+from fxprune.quiet import quiet
 
 TOLERANCE = 1e-4
 BATCHES = (1, 2, 5)
@@ -81,7 +80,7 @@ def export_onnx(
     """
     _check_request(module, opset)
     job = _Job(module, in_signature_order(module, inputs), Path(path), opset, metadata)
-    with _evaluating(module), _quiet():
+    with _evaluating(module), quiet():
         model, report = _first_that_works(job)
     with job.timed("write"):
         write(model, job.path)
@@ -98,7 +97,7 @@ def compare_with_torch(
     when either side cannot run.
     """
     try:
-        with _evaluating(module), _quiet():
+        with _evaluating(module), quiet():
             return difference(module, Path(path).read_bytes(), in_signature_order(module, inputs), batches, seed)
     except Exception as error:
         raise ExportError(f"cannot compare {path} with torch: {_reason(error)}") from error
@@ -256,16 +255,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         module.train(modes[module])
         for part, mode in modes.items():
             part.training = mode
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters warn and log about themselves; what matters to the user is in the report or the error."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -23,7 +23,7 @@ def concatenated(ctx: Context, call: Call) -> None:
     dim = call.arguments["dim"] % parts[0].ndim
     operands = [_one_layer_along(ctx, ctx.of(part), dim) for part in parts]
     across = reduce(lambda left, right: Labels(left.shape, ctx.unify(left, right)), _without(operands, dim)).layers
-    ctx.label(call.result, [*_join(operands, dim), *across], _same_source(operands))
+    ctx.label(call.result, [*_join(ctx, operands, dim), *across], _same_source(operands))
 
 
 def _one_layer_along(ctx: Context, labels: Labels, dim: int) -> Labels:
@@ -45,13 +45,16 @@ def _without(operands: list[Labels], dim: int) -> list[Labels]:
     return found
 
 
-def _join(operands: list[Labels], dim: int) -> list[Tensor]:
+def _join(ctx: Context, operands: list[Labels], dim: int) -> list[Tensor]:
     pieces = []
     for labels in operands:
         found = labels.layers_along({dim})
         blank = torch.full([size if d == dim else 1 for d, size in enumerate(labels.shape)], FIXED, device="cpu")
         pieces.append(found[0] if found else blank)
-    if all(bool((piece == FIXED).all()) for piece in pieces):
+    bare = [bool((piece == FIXED).all()) for piece in pieces]
+    if any(bare) and all(blank or ctx.atoms.made(piece) for blank, piece in zip(bare, pieces, strict=True)):
+        for piece in pieces:
+            ctx.freeze(piece, "a constant joined to what cannot be removed")
         return []
     return [torch.cat(pieces, dim)]
 

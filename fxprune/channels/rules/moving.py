@@ -24,7 +24,6 @@ _OUTCOME = {"view": torch.reshape, "_unsafe_view": torch.reshape, "reshape": tor
     "flip",
     "permute",
     "pixel_unshuffle",
-    "repeat",
     "reshape",
     "squeeze",
     "t",
@@ -38,7 +37,7 @@ def moved(ctx: Context, call: Call) -> None:
     ctx.label(call.result, move(labels, _runner(call)), labels.source)
 
 
-@rule("expand")
+@rule("expand", "repeat")
 def expanded(ctx: Context, call: Call) -> None:
     """Copies of one channel are as good as constants: they have atoms of their own."""
     tensor, result = call.tensor("self"), call.result
