@@ -1,0 +1,104 @@
+"""Everything that README.md and docs/*.md show works; the convention is at the top of documents.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from documents import NOT_RUN, PAGES, ROOT, TOOLS, DocumentError, blocks, run_page
+
+from fxprune.channels.rules import table
+
+_LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)[^)]*\)")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory; what a page puts into the interpreter is taken out again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(table, "RULES", dict(table.RULES))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_runs(page: Path, folder: Path) -> None:
+    run_page(str(page.relative_to(ROOT)), page.read_text("utf-8"), folder)
+
+
+def test_few_blocks_are_left_out() -> None:
+    found = [block for page in PAGES for block in blocks(page.name, page.read_text("utf-8"))]
+    assert len([block for block in found if block.mark == "not run"]) <= NOT_RUN
+    assert len([block for block in found if block.language == "python"]) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = _LINK.findall(page.read_text("utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+COUNTER = "<!-- file: count.py -->"
+
+
+@pytest.mark.parametrize("tool", [*TOOLS, ".ci/run"])
+def test_tools_can_be_run(tool: str) -> None:
+    assert os.access(ROOT / tool, os.X_OK)
+
+
+def page_of(*parts: str) -> str:
+    return "# A page\n\n" + "\n\n".join(parts) + "\n"
+
+
+def fenced(language: str, text: str, mark: str = "") -> str:
+    return f"{mark}\n```{language}\n{text}\n```" if mark else f"```{language}\n{text}\n```"
+
+
+def test_a_good_page(folder: Path) -> None:
+    run_page(
+        "page.md",
+        page_of(
+            fenced("python", "width = 3"),
+            fenced("python", "import torch\nprint(torch.zeros(width).shape, 0.123)"),
+            fenced("text", "torch.Size([3]) 0.1...", "<!-- output -->"),
+            fenced(
+                "python", "import sys\nprint(len(sys.argv))\nsys.exit(len(sys.argv) - 1)", "<!-- file: count.py -->"
+            ),
+            fenced("bash", "python count.py  # counts\nls | cat\ntools/demo"),
+            fenced("text", "1\ncount.py", "<!-- output -->"),
+            fenced("bash", "python count.py one", "<!-- fails -->"),
+            fenced("bash", "rm -rf .", "<!-- not run: it would remove the page's directory -->"),
+            fenced("yaml", "sparsity: 0.9"),
+            fenced("json", '{"sparsity": 0.9}'),
+            fenced("text", "a sketch"),
+        ),
+        folder,
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (fenced("python", "x = 1\nassert x == 2"), r'(?s)page.md:4: does not run.*page.md", line 5'),
+        (fenced("python", "fxprune.compile("), "was never closed"),
+        (fenced("bash", "fxprune compile nothing.pt --sparsity 0.5"), r"(?s)page.md:4: status 2 of.*nothing.pt"),
+        (fenced("bash", "fxprune zoo", "<!-- fails -->"), "page.md:5: status 0 of: fxprune zoo"),
+        (fenced("bash", "python -c 'raise ValueError'", "<!-- fails -->"), "status 1"),
+        (fenced("bash", "fxprune zoo --no-such-option | cat"), "status 2"),
+        (fenced("bash", "curl -O https://example.org"), "'curl' is none of fxprune, python"),
+        (fenced("text", "4", "<!-- output -->"), "a block that was not run"),
+        (fenced("python", "print(5)") + "\n\n" + fenced("text", "4", "<!-- output -->"), "(?s)is not what was.*4.*5"),
+        (fenced("sh", "ls"), "a block in 'sh'"),
+        (fenced("", "x = 1"), "a block in 'no language'"),
+        (fenced("python", "1", "<!-- fails -->"), "'fails' means nothing above a python block"),
+        (fenced("python", "1", "<!-- not run -->"), "'not run' needs a value"),
+        (fenced("json", "{"), "is no json"),
+        (fenced("yaml", "a: [1"), "is no yaml"),
+    ],
+)
+def test_planted_faults_are_rejected(part: str, message: str, folder: Path) -> None:
+    with pytest.raises(DocumentError, match=message):
+        run_page("page.md", page_of(part), folder)
