@@ -17,6 +17,6 @@ from fxprune.channels.rules import (  # noqa: F401  (imported for the rules they
     reduction,
     sampling,
 )
-from fxprune.channels.rules.table import RULES, rule_for
+from fxprune.channels.rules.table import RULES, rule, rule_for
 
-__all__ = ["RULES", "rule_for"]
+__all__ = ["RULES", "rule", "rule_for"]

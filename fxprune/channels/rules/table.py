@@ -15,8 +15,10 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Register a rule for ATen operators, named without namespace and overload; `name_` covers the in-place form
-    too.
+    """Register a rule. ATen operators are named without namespace ("relu"), others with it ("mylib::crelu"); overloads
+    share a rule, and so does the in-place form `name_`.
+
+    A rule registered later takes the place of an earlier one.
     """
 
     def register(function: Rule) -> Rule:
@@ -29,11 +31,9 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 
 def rule_for(function: Any) -> Rule | None:
     """The rule of an OpOverload: by name, then by PyTorch's own tag for element-wise operators, else None."""
-    if function.namespace != "aten":
-        return None
-    name = function._schema.name.split("::")[1]
+    name = function._schema.name.removeprefix("aten::")
     found = RULES.get(name) or RULES.get(name.removesuffix("_"))
-    if found is None and torch.Tag.pointwise in function.tags:
+    if found is None and function.namespace == "aten" and torch.Tag.pointwise in function.tags:
         return RULES["pointwise"]
     return found
 
