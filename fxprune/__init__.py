@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from fxprune.compiled import Compiled
     from fxprune.errors import FxpruneError
     from fxprune.explanation import Explanation, explain
+    from fxprune.learner import StructureLearner
     from fxprune.pipeline import compile
     from fxprune.recipe import Recipe
 
-__all__ = ["Compiled", "Explanation", "FxpruneError", "Recipe", "apply", "compile", "explain"]
+__all__ = ["Compiled", "Explanation", "FxpruneError", "Recipe", "StructureLearner", "apply", "compile", "explain"]
 
 _HOMES = {
     "Compiled": "fxprune.compiled",
     "Explanation": "fxprune.explanation",
     "FxpruneError": "fxprune.errors",
     "Recipe": "fxprune.recipe",
+    "StructureLearner": "fxprune.learner",
     "compile": "fxprune.pipeline",
     "explain": "fxprune.explanation",
 }

@@ -106,14 +106,21 @@ class Analyse:
         return program.with_facts(couple(analyse(program, approximate=self.approximate)))
 
 
+def finding_passes(options: Options) -> list[Pass]:
+    """Up to Prunable: what can be removed at all."""
+    return [Analyse(options.inexact), Select(options.only, options.ignore)]
+
+
+def cutting_passes(options: Options) -> list[Pass]:
+    """From WidthPlan on: the cut and its proof, and fresh weights unless the old ones stay."""
+    shrink = Shrink(options.proof, options.retry, options.seed)
+    return [shrink] if options.keep_weights else [shrink, Reinit(options.seed)]
+
+
 def passes_for(options: Options) -> list[Pass]:
     """The program of passes for these options."""
     scores = criterion_named(options.criterion, options.seed)
-    first: list[Pass] = [
-        Analyse(options.inexact),
-        Select(options.only, options.ignore),
-        Initialise("keep" if options.keep_weights else options.init, options.seed),
-    ]
+    init = Initialise("keep" if options.keep_weights else options.init, options.seed)
     if options.keep_rate is not None:
         decide: list[Pass] = [Uniform(options.keep_rate, options.select, scores, options.seed)]
     else:
@@ -124,8 +131,7 @@ def passes_for(options: Options) -> list[Pass]:
             Sensitivity(options.policy, options.seed),
             Plan(options.coupling),
         ]
-    shrink = Shrink(options.proof, options.retry, options.seed)
-    return [*first, *decide, shrink] + ([] if options.keep_weights else [Reinit(options.seed)])
+    return [*finding_passes(options), init, *decide, *cutting_passes(options)]
 
 
 def compile(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxprune.channels.atoms import Atoms
 from fxprune.channels.layers import Labels, along, pad_left, varying
-from fxprune.channels.records import CallKey, Claim, Contraction, Normalisation, Producer
+from fxprune.channels.records import CallKey, Claim, Contraction, Normalisation, Producer, Scale
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Context:
     normalisations: list[Normalisation] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     producers: list[Producer] = field(default_factory=list)
+    scales: list[Scale] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)  # id of a skeleton tensor -> its qualified name
     readings: dict[tuple[str, str], str] = field(default_factory=dict)  # (mode, node) -> "crossed" or "whole groups"
     flops: int = 0
@@ -169,6 +170,12 @@ class Context:
         """A weight computed from parameter `source` makes these output channels."""
         if source in self.parameters:
             self.producers.append(Producer(source, outputs.reshape(-1), kind, self.mode, self.node))
+
+    def scales_with(self, weight: Tensor | None, bias: Tensor | None) -> None:
+        """A normalisation's affine parameters, where they are parameters of the network."""
+        names = [None if one is None else self.names.get(id(one)) for one in (weight, bias)]
+        if names[0] is not None and names[0] in self.parameters:
+            self.scales.append(Scale(names[0], names[1], self.mode, self.node))
 
     def contracted(self, operand: int, layer: Tensor) -> None:
         assert self.key is not None

@@ -22,7 +22,7 @@ from fxprune.channels.atoms import Atoms
 from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels
 from fxprune.channels.leaves import understood
-from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalisation, Producer
+from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalisation, Producer, Scale
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
 from fxprune.errors import first_line
@@ -46,6 +46,7 @@ class Analysis:
     atoms: Atoms
     parameter_labels: Mapping[str, Labels]
     producers: tuple[Producer, ...]
+    scales: tuple[Scale, ...]
     claims: tuple[Claim, ...]
     contractions: tuple[Contraction, ...]
     normalisations: tuple[Normalisation, ...]
@@ -90,6 +91,7 @@ def analyse(
         context.atoms,
         context.parameter_labels,
         tuple(context.producers),
+        tuple(context.scales),
         tuple(context.claims),
         tuple(context.contractions),
         tuple(context.normalisations),

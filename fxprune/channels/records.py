@@ -69,6 +69,16 @@ class Producer:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """A normalisation that multiplies each channel by an entry of `weight` and adds one of `bias`, if it has one."""
+
+    weight: str
+    bias: str | None
+    mode: str
+    node: str
+
+
+@dataclass(frozen=True)
 class Call:
     """One ATen call as rules see it: arguments by schema name and as they came, and the result on the meta device."""
 

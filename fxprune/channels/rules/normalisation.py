@@ -25,6 +25,7 @@ def _with_vectors(ctx: Context, labels: Labels, dim: int, vectors: list[Tensor |
 def _finish(ctx: Context, call: Call, labels: Labels, statistics: list[Tensor]) -> None:
     """Label the normalised tensor; the saved statistics behind it carry no channels that anything reads."""
     ctx.label(call.results()[0], labels.layers, labels.source)
+    ctx.scales_with(call.optional("weight"), call.optional("bias"))
     for other in statistics:
         ctx.label(other, ())
 
