@@ -25,6 +25,7 @@ from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
 class Compiled:
     """The result of `compile`.
 
+    program  the cut network on its way: a graph over a skeleton without numbers, and its tensors
     report   asked, decided, achieved, repaired, frozen and why
     recipe   what was kept, in the user's names; `recipe.apply(model)` repeats it
     """
@@ -35,7 +36,11 @@ class Compiled:
 
     @cached_property
     def module(self) -> CompiledModule:
-        """The trainable network, in train mode. Masked weights are parametrisations."""
+        """The trainable network, in train mode, always the same object. Takes and returns what the given model did.
+
+        Module and parameter names are those of the given model. A masked weight is a parametrisation: its zeros stay
+        zero whatever an optimiser does.
+        """
         return build_module(self.program)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -45,7 +50,8 @@ class Compiled:
     def to_onnx(self, path: str | Path, *, opset: int | None = None) -> Any:
         """Write `module` as it is now to one ONNX file, masks multiplied in, and compare it with torch in onnxruntime.
 
-        Returns the OnnxReport. Raises ExportError.
+        The batch size stays free where the network allows it. `opset`: a number from 18 on, None for the default.
+        Returns the OnnxReport (opset, whether the batch is free, largest difference). Raises ExportError.
         """
         from fxprune.emit.onnx import export_onnx  # heavy, and not everybody exports
 

@@ -24,7 +24,13 @@ from fxprune.program import Program, skeleton_of
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Answers about one network. `sources` maps node names to the user's line ("file:line: code") where it is known."""
+    """Answers about one network.
+
+    program    what was captured
+    couplings  the channel groups, and what they were worked out from
+    sources    node name -> the user's line ("file:line: code"), empty where it is not known
+    notes      what had to be decided on the way: guessed inputs, parameters that are never read, ...
+    """
 
     program: Program
     couplings: Couplings
@@ -33,6 +39,7 @@ class Explanation:
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
+        """All groups, frozen ones too, in the order in which the network meets them."""
         return self.couplings.groups
 
     @cached_property
@@ -41,7 +48,9 @@ class Explanation:
         return coupling_graph(self.couplings)
 
     def coupled_with(self, layer: str) -> list[tuple[ChannelGroup, list[Member]]]:
-        """What else loses channels when this layer (or parameter) does."""
+        """(group, everybody else in it) for each group that this layer or parameter has channels in; empty when it has
+        none.
+        """
         return coupled_with(self.couplings, layer)
 
     def source_of(self, site: Site) -> str:
@@ -67,7 +76,14 @@ class Explanation:
 
 
 def explain(model: nn.Module, example_inputs: Any = None, *, approximate: str = "cut") -> Explanation:
-    """Analyse a network without changing it. Arguments as for `compile`; raises CaptureError."""
+    """Analyse a network without changing it: which channels go together, which stay, and why.
+
+    model, example_inputs   as for `compile`
+    approximate             channels behind a normalisation over channels: "cut" (they may go, and are flagged) or
+                            "freeze"
+
+    Raises CaptureError when the network cannot be traced or the inputs do not fit.
+    """
     check_model(model)
     with plain_mode():
         return _explain(model, example_inputs, approximate)

@@ -157,11 +157,16 @@ def compile(
 ) -> Compiled:
     """Make a network smaller and prove that it was done exactly. The model is left as it was.
 
-    model           any traceable nn.Module
-    example_inputs  a tensor, a tuple of positional or a dict of keyword arguments; None: guessed from the first
+    With `sparsity` the widths are decided as in Reconvene (Eccles, Wong, Varghese, CCGrid 2024): mask weights over the
+    whole network, shrink the layers that became at least as sparse as the average, keep the mask in the others. With
+    `keep_rate` every channel group keeps the same share of its channels and nothing is masked.
+
+    model           any nn.Module that torch.fx or torch.export can follow; it holds numbers (not on the meta device)
+    example_inputs  a tensor, a tuple of positional or a dict of keyword arguments, as (N, C, H, W) images; only shapes
+                    and dtypes count, and N = 2 lets the proof say how much it saw. None: guessed from the first
                     convolution
-    sparsity        fraction of weights to mask before deciding widths (system A: pruning at initialisation)
-    keep_rate       instead: the fraction of channels that every group keeps
+    sparsity        fraction of weights to mask before deciding widths, 0 <= sparsity < 1
+    keep_rate       instead: the fraction of channels that every group keeps, 0 < keep_rate <= 1, rounded up
     select          with keep_rate, which channels stay: "saliency", "random" or "first"
     criterion       what ranks weights: "magnitude" or "random"
     policy          which layers are shrunk: "reconvene" (S_l >= S_avg), "all" (SPaI), "none" (UPaI), "inverted",
@@ -170,6 +175,7 @@ def compile(
     average         what S_avg runs over: "prunable", "conv", "all-params", "layer-mean"
     init            "auto": weights that look untrained are drawn (Kaiming) before ranking; "kaiming": always;
                     "keep": never
+    seed            of everything that is drawn, 0 to 2**32 - 1; equal seeds give equal results
     keep_weights    keep the surviving weights instead of drawing fresh ones
     approximate     channels behind a normalisation over channels: "cut" (default when weights are drawn anew) or
                     "freeze"
@@ -178,7 +184,9 @@ def compile(
     only, ignore    shell patterns of module names to take part or stay out
     observers       called after each pass with its name, the program and its seconds
 
-    Raises OptionError, CaptureError, NothingPrunableError, ProofError (all of them FxpruneError).
+    Raises OptionError (an argument makes no sense), CaptureError (the network cannot be traced, or the inputs do not
+    fit), NothingPrunableError (no channel can go; the message names what blocks them), ProofError, PassError: all of
+    them FxpruneError.
     """
     options = Options(
         sparsity, keep_rate, select, criterion, policy, coupling, average, init, seed, keep_weights, approximate, proof,
