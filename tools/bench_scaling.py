@@ -11,21 +11,18 @@ from __future__ import annotations
 import argparse
 import cProfile
 import json
-import os
 import pstats
-import resource
-import subprocess
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from fresh_process import MIB, forget_peak, peak, resident, run_alone
+
 DEPTHS = (50, 200, 1000)
 MODELS = ("zoo:vgg16", "torchvision:resnet50", "torchvision:vgg16_bn")
 STAGES = (8, 16, 32)
 LIMIT = 6.0
-MIB = 1 << 20
 
 
 def residual_network(depth: int) -> Any:
@@ -85,14 +82,14 @@ def measure_memory(spec: str) -> dict[str, float]:
     model, size = _model(spec)
     held = sum(tensor.numel() * tensor.element_size() for tensor in {*model.parameters(), *model.buffers()})
     peaks: dict[str, float] = {"model": held}
-    _forget_peak()
-    before = _resident()
+    forget_peak()
+    before = resident()
 
     def note(step: str, program: Any, seconds: float) -> None:
-        peaks[step] = _peak() - before
+        peaks[step] = peak() - before
 
     _compile(model, size, proof=False, observers=[note])
-    return {**peaks, "call": _peak() - before}
+    return {**peaks, "call": peak() - before}
 
 
 def _model(spec: str) -> tuple[Any, int]:
@@ -104,23 +101,6 @@ def _model(spec: str) -> tuple[Any, int]:
     from fxprune.capture.zoo_imports import import_torchvision
 
     return import_torchvision().models.get_model(name, weights=None), 224
-
-
-def _forget_peak() -> None:
-    """Linux: building the model may have needed more than holding it does."""
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
-
-
-def _peak() -> int:
-    with open("/proc/self/status", encoding="ascii") as file:
-        line = next(line for line in file if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def profile(depth: int) -> None:
@@ -135,20 +115,11 @@ def profile(depth: int) -> None:
         pstats.Stats(profiler).sort_stats(order).print_stats(30)
 
 
-def _in_fresh_process(*arguments: str) -> dict[str, float]:
-    # Memory that is free goes back to the system at once, so that what is counted is what is held.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000"}
-    command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def print_times(depths: list[int]) -> bool:
     """The first table. Returns whether the limit holds, as far as the depths asked for can tell."""
     kept = True
     for proof in ("off", "on"):
-        lines = {depth: _in_fresh_process("--time-one", str(depth), proof) for depth in depths}
+        lines = {depth: run_alone(__file__, "--time-one", str(depth), proof) for depth in depths}
         names = list(dict.fromkeys(name for line in lines.values() for name in line))
         print(f"\nseconds, proof {proof}\n{'layers':>8}", *(f"{name:>11}" for name in names))
         for depth, line in lines.items():
@@ -165,7 +136,7 @@ def print_memory(specs: list[str]) -> None:
     steps = ("model", "analyse", "mask", "plan", "shrink", "call")
     print(f"\n{'peak MiB beyond the model, after pass':<40}" + "".join(f"{step:>10}" for step in steps))
     for spec in specs:
-        line = _in_fresh_process("--memory-one", spec)
+        line = run_alone(__file__, "--memory-one", spec, frugal=True)
         print(f"{spec:<40}" + "".join(f"{line[step] / MIB:>10.1f}" for step in steps))
 
 
