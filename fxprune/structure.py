@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fxprune.errors import OptionError
+from fxprune.rounding import rounded
 
 MODES = ("conserve", "literal")
 _SPENT = 1e-9  # an excess below this is rounding
@@ -83,19 +84,5 @@ def change(before: Sequence[float], after: Sequence[float]) -> float:
 
 
 def whole_widths(widths: Sequence[float], limits: Sequence[int], total: int) -> list[int]:
-    """Integers near `widths`, at least 1 and at most the limit each, summing to `total` where the limits allow it.
-
-    Largest remainders go up first; ties go to the earlier layer. Linear in the number of layers times the rounds that
-    limits force, which is small.
-    """
-    total = min(max(total, len(limits)), sum(limits))
-    found = [min(max(1, int(width)), limit) for width, limit in zip(widths, limits, strict=True)]
-    missing = total - sum(found)
-    step = 1 if missing > 0 else -1
-    while missing:
-        movable = [k for k, limit in enumerate(limits) if (found[k] < limit if step > 0 else found[k] > 1)]
-        movable.sort(key=lambda k: step * (found[k] - widths[k]))  # stable: the earlier layer first
-        for layer in movable[: abs(missing)]:
-            found[layer] += step
-            missing -= step
-    return found
+    """Integers near `widths`, at least 1 and at most the limit each, summing to `total` where the limits allow it."""
+    return rounded(widths, 1, limits, total)

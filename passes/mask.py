@@ -1,4 +1,4 @@
-"""mask: weights -> WeightMasks with exactly round(sparsity * n) zeros, chosen globally."""
+"""mask: weights -> WeightMasks with exactly round(sparsity * n) zeros, chosen globally or layer by layer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fxprune.densities import layer_zeros
 from fxprune.facts import Prunable, WeightMasks
 from fxprune.program import Program
 from fxprune.saliency import Criterion
 
 _PIECE = 1 << 20
-_HALF = 16  # a non-negative float32 ranks like its bits; the upper half sorts scores into 2**16 buckets
+_UPPER = 16  # a float ranks like its bits; the upper ones sort scores into 2**16 buckets
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Mask:
     """Before: Prunable. After: WeightMasks over the same weights (reference: system A, magnitude pruning).
 
     sparsity   fraction of weights to zero, over all weights together
-    criterion  what scores them; the lowest go. Among equal scores those at the lowest positions stay
+    criterion  what scores them, in float32 or float64; the lowest go. Among equal scores those at the lowest positions
+               stay
+    ranking    "global": all weights together; "uniform", "erk": each layer by itself, see `fxprune.densities`
 
     No vector of all weights is built: one walk over the layers counts scores by bucket, a second one masks
     everything outside the bucket that holds the threshold and collects what is in it.
@@ -30,13 +33,20 @@ class Mask:
 
     sparsity: float
     criterion: Criterion
+    ranking: str = "global"
     name: ClassVar[str] = "mask"
     requires: ClassVar[tuple[type, ...]] = (Prunable,)
 
     def run(self, program: Program) -> Program:
         names = list(program.fact(Prunable).kinds)
-        total = sum(program.module.get_parameter(name).numel() for name in names)
-        return program.with_facts(WeightMasks(self._masks(program, names, round(self.sparsity * total))))
+        shapes = [program.module.get_parameter(name).shape for name in names]
+        if self.ranking == "global":
+            zeros = round(self.sparsity * sum(shape.numel() for shape in shapes))
+            return program.with_facts(WeightMasks(self._masks(program, names, zeros)))
+        masks: dict[str, Tensor] = {}
+        for name, zeros in zip(names, layer_zeros(shapes, self.sparsity, self.ranking), strict=True):
+            masks |= self._masks(program, [name], zeros)
+        return program.with_facts(WeightMasks(masks))
 
     def _masks(self, program: Program, names: Sequence[str], zeros: int) -> dict[str, Tensor]:
         bucket, below = self._bucket(program, names, zeros)
@@ -46,7 +56,7 @@ class Mask:
             masks[name] = torch.empty(score.shape, dtype=torch.bool)
             pieces = zip(_pieces(masks[name]), _pieces(score), strict=True)
             for number, (mask, piece) in enumerate(pieces):
-                upper = _bits(piece) >> _HALF
+                upper = _buckets(piece)
                 torch.gt(upper, bucket, out=mask)
                 places = (upper == bucket).nonzero().reshape(-1)
                 inside.append((name, places + number * _PIECE, piece[places]))
@@ -55,12 +65,12 @@ class Mask:
 
     def _bucket(self, program: Program, names: Sequence[str], zeros: int) -> tuple[int, int]:
         """The bucket in which the last zero falls, and how many scores lie below it."""
-        counts = torch.zeros(1 << _HALF, dtype=torch.int64)
+        counts = torch.zeros(1 << _UPPER, dtype=torch.int64)
         for _, score in self.criterion.scores(program, names):
             for piece in _pieces(score):
-                counts += torch.bincount(_bits(piece) >> _HALF, minlength=1 << _HALF)
+                counts += torch.bincount(_buckets(piece), minlength=1 << _UPPER)
         upto = counts.cumsum(0)
-        bucket = min(int(torch.searchsorted(upto, zeros)), (1 << _HALF) - 1)
+        bucket = min(int(torch.searchsorted(upto, zeros)), (1 << _UPPER) - 1)
         return bucket, int(upto[bucket] - counts[bucket])
 
     def _settle(self, masks: dict[str, Tensor], inside: list[tuple[str, Tensor, Tensor]], zeros: int) -> None:
@@ -80,5 +90,9 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     return pieces
 
 
-def _bits(score: Tensor) -> Tensor:
-    return score.contiguous().view(torch.int32)
+def _buckets(score: Tensor) -> Tensor:
+    """Bucket of each score, 0 to 2**16 - 1: a higher score is never in a lower bucket."""
+    width = 8 * score.element_size()
+    bits = (score + 0.0).contiguous().view(torch.int32 if width == 32 else torch.int64)  # + 0.0: there is one zero
+    ordered = torch.where(bits < 0, bits ^ ((1 << (width - 1)) - 1), bits)  # negative numbers rank the other way round
+    return (ordered >> (width - _UPPER)) + (1 << (_UPPER - 1))

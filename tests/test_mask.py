@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from fxprune import zoo
+from fxprune.densities import layer_zeros
 from fxprune.facts import Prunable, WeightMasks
 from fxprune.passes.mask import Mask
 from fxprune.program import Program, skeleton_of
@@ -71,6 +74,53 @@ def test_equals_a_sort_where_many_scores_share_a_bucket(sizes: list[int], sparsi
     draw = torch.Generator().manual_seed(seed)
     weights = [1 + torch.randint(0, 40, (size,), generator=draw) * 2.0**-20 for size in sizes]
     assert equal(masks_of(weights, sparsity), sorted_masks(weights, round(sparsity * sum(sizes))))
+
+
+@dataclass(frozen=True)
+class Given:
+    """The weights are the scores, of either sign and any precision."""
+
+    name: ClassVar[str] = "given"
+
+    def scores(self, program: Program, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, program.tensors[name].detach()) for name in names)
+
+
+@settings(max_examples=150, deadline=None)
+@given(tensors, st.floats(0, 1, exclude_max=True), st.sampled_from([torch.float32, torch.float64]))
+def test_signed_scores_rank_as_numbers(weights: list[Tensor], sparsity: float, dtype: torch.dtype) -> None:
+    scores = [weight.to(dtype) for weight in weights]
+    total = sum(weight.numel() for weight in weights)
+    done = Mask(sparsity, Given()).run(program_of(scores))
+    assert equal(list(done.fact(WeightMasks).masks.values()), sorted_masks(scores, round(sparsity * total)))
+
+
+@pytest.mark.parametrize("ranking", ["uniform", "erk"])
+def test_each_layer_by_itself(ranking: str) -> None:
+    draw = torch.Generator().manual_seed(3)
+    weights = [torch.randn(size, generator=draw) for size in ((16, 3, 3, 3), (32, 16, 3, 3), (10, 32))]
+    done = Mask(0.9, Magnitude(), ranking).run(program_of(weights))
+    masks = list(done.fact(WeightMasks).masks.values())
+    zeros = layer_zeros([weight.shape for weight in weights], 0.9, ranking)
+    assert [int((~mask).sum()) for mask in masks] == zeros
+    assert sum(zeros) == round(0.9 * sum(weight.numel() for weight in weights))
+    for weight, mask, count in zip(weights, masks, zeros, strict=True):
+        assert torch.equal(mask, sorted_masks([weight.abs()], count)[0])
+
+
+def test_uniform_takes_the_same_share_and_erk_spares_small_layers() -> None:
+    shapes = [(16, 3, 3, 3), (32, 16, 3, 3), (10, 32)]
+    sizes = [math.prod(shape) for shape in shapes]
+    shares = [zeros / size for zeros, size in zip(layer_zeros(shapes, 0.9, "uniform"), sizes, strict=True)]
+    assert shares == pytest.approx([0.9] * 3, abs=2e-3)
+    kept = [size - zeros for zeros, size in zip(layer_zeros(shapes, 0.9, "erk"), sizes, strict=True)]
+    # 5360 weights, 536 stay: shared as 25 : 54 : 42, none is full
+    assert kept == pytest.approx([536 * part / 121 for part in (25, 54, 42)], abs=1)
+
+
+def test_erk_leaves_full_layers_dense() -> None:
+    zeros = layer_zeros([(4, 1, 1, 1), (64, 64, 3, 3)], 0.2, "erk")
+    assert zeros == [0, round(0.2 * (4 + 64 * 64 * 9))]
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.001, 0.3, 0.5, 0.98, 0.9999])
