@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -10,6 +9,7 @@ from typing import ClassVar, Protocol
 from fxprune.drawing import DrawnTensors
 from fxprune.errors import FxpruneError, PassError, first_line
 from fxprune.facts import WeightMasks
+from fxprune.phases import measured, phase
 from fxprune.program import Program, named_tensors
 
 
@@ -27,7 +27,7 @@ Observer = Callable[[str, Program, float], None]  # pass name, program after it,
 
 @dataclass
 class PassManager:
-    """Runs passes in order. `seconds` collects how long each took."""
+    """Runs passes in order. `seconds` collects how long each took, and each phase inside one apart from it."""
 
     passes: Sequence[Pass]
     observers: Sequence[Observer] = ()
@@ -37,9 +37,10 @@ class PassManager:
         """The program after all passes. Raises PassError naming the pass and the ones before it."""
         done: list[str] = []
         for step in self.passes:
-            start = time.perf_counter()
-            program = self._run_one(step, program, done)
-            self.seconds[step.name] = self.seconds.get(step.name, 0.0) + time.perf_counter() - start
+            with measured() as clock, phase(step.name):
+                program = self._run_one(step, program, done)
+            for name, seconds in clock.seconds().items():
+                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
             done.append(step.name)
             for observer in self.observers:
                 observer(step.name, program, self.seconds[step.name])

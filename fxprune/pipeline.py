@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,6 +25,7 @@ from fxprune.passes.sensitivity import POLICIES, Sensitivity
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.sparsity import AVERAGES, Sparsity
 from fxprune.passes.uniform import SELECTIONS, Uniform
+from fxprune.phases import measured, phase
 from fxprune.program import Program, skeleton_of
 from fxprune.saliency import CRITERIA
 from fxprune.saliency import criterion as criterion_named
@@ -197,15 +197,15 @@ def compile(
 
 
 def _compile(model: nn.Module, example_inputs: Any, options: Options, observers: Sequence[Observer]) -> Compiled:
-    start = time.perf_counter()
     notes: tuple[str, ...] = ()
     check_model(model)
-    if example_inputs is None:
-        skeleton, _ = skeleton_of(model)
-        example_inputs, note = choose_inputs(skeleton, None)
-        notes = (note,)
-    program = capture(model, example_inputs, compare=options.proof)
-    manager = PassManager(passes_for(options), observers, {"capture": time.perf_counter() - start})
+    with measured() as clock, phase("capture"):
+        if example_inputs is None:
+            skeleton, _ = skeleton_of(model)
+            example_inputs, note = choose_inputs(skeleton, None)
+            notes = (note,)
+        program = capture(model, example_inputs, compare=options.proof)
+    manager = PassManager(passes_for(options), observers, clock.seconds())
     return _run(program, options, manager, notes)
 
 

@@ -21,6 +21,7 @@ from fxprune.channels.recheck import analyse_again, disagreement
 from fxprune.channels.rewrite import Rewritten, rewrite
 from fxprune.channels.solve import Ints
 from fxprune.errors import ProofError, RewriteError, first_line
+from fxprune.phases import phase
 from fxprune.program import Program
 from fxprune.proof import Verdict, prove
 
@@ -42,7 +43,8 @@ def check(dense: Program, couplings: Couplings, result: Rewritten, *, numbers: b
 
 def _proved(dense: Program, couplings: Couplings, result: Rewritten, seed: int) -> Verdict:
     try:
-        return prove(dense, couplings, result, seed)
+        with phase("proof"):
+            return prove(dense, couplings, result, seed)
     except Exception as error:  # a network that does not run on numbers proves nothing
         return Verdict(fault=f"the proof could not be run: {type(error).__name__}: {first_line(error)}")
 

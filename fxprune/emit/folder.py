@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fxprune.emit.onnx import OnnxReport
 from fxprune.errors import ExportError
+from fxprune.phases import measured, phase, seconds_so_far
 from fxprune.recipe import Recipe
 from fxprune.report import Report
 
@@ -86,11 +87,14 @@ def write_folder(
     """
     check_folder(folder, force)
     try:
-        with _draft(folder.resolve(), force) as draft:
-            onnx = done.to_onnx(draft / "model.onnx", opset=opset)
-            (draft / "model.safetensors").write_bytes(save(_apart(done.state_dict())))
-            (draft / "recipe.json").write_text(done.recipe.to_json(), "utf-8")
-            document = {**(about or {}), **done.report.to_dict(), "onnx": _onnx_part(onnx), "files": _sizes(draft)}
+        with measured(), _draft(folder.resolve(), force) as draft:
+            with phase("export"):
+                onnx = done.to_onnx(draft / "model.onnx", opset=opset)
+            with phase("write"):
+                (draft / "model.safetensors").write_bytes(save(_apart(done.state_dict())))
+                (draft / "recipe.json").write_text(done.recipe.to_json(), "utf-8")
+            report = {**done.report.to_dict(), "seconds": {**seconds_so_far(), **done.report.seconds}}
+            document = {**(about or {}), **report, "onnx": _onnx_part(onnx), "files": _sizes(draft)}
             (draft / "report.json").write_text(json.dumps(document, indent=1), "utf-8")
             sizes = _sizes(draft)
     except OSError as error:
