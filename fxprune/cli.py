@@ -11,6 +11,7 @@ import typer
 
 from fxprune import cli_options as options
 from fxprune import cli_work
+from fxprune.capture.options import LoadOptions
 from fxprune.cli_errors import one_line_errors
 
 app = typer.Typer(
@@ -58,7 +59,9 @@ def compile_command(
     keep_weights: options.KeepWeights = False,
     seed: options.Seed = 0,
     input: options.Input = None,
+    arch: options.Arch = None,
     trust: options.Trust = None,
+    allow_pickle: options.AllowPickle = False,
     output: options.Output = None,
     force: options.Force = False,
     opset: options.Opset = None,
@@ -91,7 +94,7 @@ def compile_command(
         model=model,
         asked={name: value for name, value in asked.items() if value is not None},
         inputs=input or (),
-        trust=trust or (),
+        loading=LoadOptions(trust or (), arch, allow_pickle, seed),
         output=output,
         force=force,
         opset=opset,
@@ -113,13 +116,15 @@ def explain_command(
     model: options.Model,
     layer: options.Layer = None,
     input: options.Input = None,
+    arch: options.Arch = None,
     trust: options.Trust = None,
+    allow_pickle: options.AllowPickle = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     traceback: options.Traceback = False,
 ) -> None:
     """Show which channels of MODEL go together, which cannot be removed, and why."""
-    origin, found = cli_work.explain(model, input or (), trust or (), quiet)
+    origin, found = cli_work.explain(model, input or (), LoadOptions(trust or (), arch, allow_pickle), quiet)
     from fxprune.cli_explain import coupled, coupled_view, overview
     from fxprune.cli_report import show
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-_WHAT, _WIDTHS, _WEIGHTS, _OUT = "What to remove", "How widths are decided", "Weights", "Output"
+_FILE, _WHAT, _WIDTHS, _WEIGHTS, _OUT = "Model files", "What to remove", "How widths are decided", "Weights", "Output"
 
 
 def _option(help: str, panel: str | None, *names: str, **settings: Any) -> Any:
@@ -22,7 +22,7 @@ def _flag(name: str, help: str, panel: str | None, *short: str) -> Any:
 Model = Annotated[
     str,
     typer.Argument(
-        help="A file written by torch.save(model, path), or zoo:NAME, torchvision:NAME, timm:NAME.",
+        help="A model file (.pt, .pth, .safetensors), or zoo:NAME, torchvision:NAME, timm:NAME.",
         metavar="MODEL",
         show_default=False,
     ),
@@ -36,7 +36,25 @@ Input = Annotated[
     ),
 ]
 Trust = Annotated[
-    list[str] | None, _option("Package whose classes the model file may use; repeatable.", None, metavar="PKG")
+    list[str] | None,
+    _option(
+        "Package, or path of the training script, whose classes the model file may use; a script is executed. "
+        "Repeatable.",
+        _FILE,
+        metavar="PKG",
+    ),
+]
+Arch = Annotated[
+    str | None,
+    _option(
+        "Network that a file with weights only belongs to: torchvision:NAME, timm:NAME, zoo:NAME, module:factory or "
+        "train.py:factory; the latter two run that code.",
+        _FILE,
+        metavar="ARCH",
+    ),
+]
+AllowPickle = Annotated[
+    bool, _flag("--allow-pickle", "Let the model file run any code while it is read. Only for files you made.", _FILE)
 ]
 Layer = Annotated[str | None, _option("Tell what else goes when this layer loses a channel.", None, metavar="NAME")]
 Traceback = Annotated[bool, _flag("--traceback", "Show where an error comes from.", None)]

@@ -12,6 +12,7 @@ from fxprune.errors import OptionError
 
 if TYPE_CHECKING:
     from fxprune.capture.loaded import Loaded
+    from fxprune.capture.options import LoadOptions
     from fxprune.compiled import Compiled
     from fxprune.emit.folder import Written
     from fxprune.explanation import Explanation
@@ -30,7 +31,7 @@ class Request:
     model: str
     asked: Mapping[str, Any]
     inputs: Sequence[str]
-    trust: Sequence[str]
+    loading: LoadOptions
     output: Path | None
     force: bool
     opset: int | None
@@ -52,7 +53,7 @@ def compile_and_write(request: Request) -> tuple[Compiled, Written]:
         if request.output:
             check_folder(request.output, request.force)
         phases.begin("load")
-        loaded = _load(request.model, request.trust, options.seed)
+        loaded = _load(request.model, request.loading)
         folder = request.output or Path(f"{loaded.name}-fxprune")
         check_folder(folder, request.force)
         inputs, notes = (inputs, ()) if inputs else _chosen_inputs(loaded)
@@ -65,7 +66,7 @@ def compile_and_write(request: Request) -> tuple[Compiled, Written]:
     return done, written
 
 
-def explain(model: str, inputs: Sequence[str], trust: Sequence[str], quiet: bool) -> tuple[str, Explanation]:
+def explain(model: str, inputs: Sequence[str], loading: LoadOptions, quiet: bool) -> tuple[str, Explanation]:
     """(what was analysed, the answers)."""
     with Phases(not quiet) as phases:
         phases.begin("start torch")
@@ -73,7 +74,7 @@ def explain(model: str, inputs: Sequence[str], trust: Sequence[str], quiet: bool
 
         given = given_inputs(inputs)
         phases.begin("load")
-        loaded = _load(model, trust, 0)
+        loaded = _load(model, loading)
         phases.begin("capture, analyse")
         chosen, notes = (given, ()) if given else _chosen_inputs(loaded)
         found = analysed(loaded.module, chosen)
@@ -112,11 +113,11 @@ def given_inputs(texts: Sequence[str]) -> Inputs | None:
     return parse_inputs(texts, device="cpu") if texts else None
 
 
-def _load(model: str, trust: Sequence[str], seed: int) -> Loaded:
+def _load(model: str, options: LoadOptions) -> Loaded:
     from fxprune.capture.load import load
     from fxprune.capture.names import check_names
 
-    loaded = load(model, trust, seed)
+    loaded = load(model, options)
     check_names(loaded.module)  # before anything runs the network
     return loaded
 

@@ -94,8 +94,8 @@ def test_help_shows_every_option_of_compile() -> None:
     text = run("compile", "--help", columns=200).stdout
     wanted = (
         "--sparsity --keep-rate --select --criterion --policy --coupling --average --init --seed --keep-weights "
-        "--approximate --no-proof --only --ignore --input --trust --output -o --force --print-passes --json --quiet "
-        "--opset --traceback"
+        "--approximate --no-proof --only --ignore --input --arch --trust --allow-pickle --output -o --force "
+        "--print-passes --json --quiet --opset --traceback"
     )
     assert [name for name in wanted.split() if f"{name} " not in text] == []
 

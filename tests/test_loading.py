@@ -80,6 +80,13 @@ def test_data_parallel_is_taken_off(tmp_path: Path) -> None:
     assert "DataParallel" in loaded.notes[0]
 
 
+def test_network_in_a_checkpoint_is_taken_out(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "ema": nn.ReLU(), "model": nn.Conv2d(3, 4, 1)}, tmp_path / "net.pt")
+    loaded = load_file(tmp_path / "net.pt")
+    assert type(loaded.module) is nn.Conv2d
+    assert loaded.notes == ("the network was taken from 'model' of the checkpoint",)
+
+
 def test_functions_that_layers_keep(tmp_path: Path) -> None:
     model = nn.ReLU()
     functions = [torch.nn.functional.relu, torch.nn.functional.gelu, torch.nn.functional.hardswish]
@@ -139,7 +146,6 @@ NO_NETWORKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "another zip": ("net.zip", zipped, "not one that torch.save wrote"),
     "state dict": ("net.pth", lambda: pickled(nn.Linear(2, 2).state_dict()), "--arch"),
     "checkpoint": ("net.tar", lambda: pickled({"epoch": 3, "model": nn.Linear(2, 2).state_dict()}), "--arch"),
-    "checkpoint with a network": ("net.pt", lambda: pickled({"epoch": 3, "ema": nn.ReLU()}), "network under 'ema'"),
     "safetensors": ("net.safetensors", lambda: b"\x08" + bytes(20), "--arch"),
     "tensor": ("net.pt", lambda: pickled(torch.zeros(3)), "holds a Tensor, not a network"),
     "nothing": ("net.pt", lambda: pickled({}), "without tensors"),

@@ -19,6 +19,7 @@ from torch.fx.graph_module import reduce_graph_module
 
 from fxprune.capture.files import load_file
 from fxprune.capture.names import check_names
+from fxprune.capture.options import LoadOptions
 from fxprune.errors import CaptureError, LoadError, OptionError, UntrustedError
 
 
@@ -60,7 +61,7 @@ def test_hostile_files_are_refused_and_run_nothing(wanted: str, inside: bool, fo
     model.extra = HOSTILE[wanted]  # type: ignore[assignment]
     torch.save(model if inside else HOSTILE[wanted], "net.pt")
     with pytest.raises(UntrustedError) as caught:
-        load_file("net.pt", trust=["os", "posix", "io", "builtins", "torch", "pathlib"])
+        load_file("net.pt", LoadOptions(trust=["os", "posix", "io", "builtins", "torch", "pathlib"]))
     assert wanted in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not Path("canary").exists()
@@ -76,10 +77,10 @@ def test_class_of_main_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch)
     Net.__module__, Net.__qualname__ = "__main__", "Net"
     monkeypatch.setattr(sys.modules["__main__"], "Net", Net, raising=False)
     torch.save(Net(), "net.pt")
-    with pytest.raises(UntrustedError, match="__main__.Net.*module"):
+    with pytest.raises(UntrustedError, match=r"__main__.Net.*--trust path/to/train.py"):
         load_file("net.pt")
     with pytest.raises(OptionError, match="'__main__' cannot be trusted"):
-        load_file("net.pt", trust=["__main__"])
+        load_file("net.pt", LoadOptions(trust=["__main__"]))
     assert not Path("canary").exists()
     trusting_load()
     assert Path("canary").exists()
@@ -119,7 +120,7 @@ def test_traced_network_is_refused(folder: Path) -> None:
 def test_what_is_never_allowed(module: str, name: str, folder: Path) -> None:
     write_pickle(Path("net.pt"), f"c{module}\n{name}\n)\x81.".encode("latin-1"))
     with pytest.raises(UntrustedError) as caught:
-        load_file("net.pt", trust=["torch", "torchvision", "timm", "fxprune", "collections"])
+        load_file("net.pt", LoadOptions(trust=["torch", "torchvision", "timm", "fxprune", "collections"]))
     assert (f"{module}.{name}" if module.isprintable() else repr(f"{module}.{name}")) in str(caught.value)
     assert "To trust" not in str(caught.value)  # it would not help
 
@@ -225,7 +226,7 @@ def saved(package: str) -> None:
 @pytest.mark.usefixtures("saved")
 def test_package_that_is_not_trusted_is_not_even_imported() -> None:
     with pytest.raises(UntrustedError) as caught:
-        load_file("net.pt", trust=["shopping", "sho", "nets"])
+        load_file("net.pt", LoadOptions(trust=["shopping", "sho", "nets"]))
     message = str(caught.value)
     assert all(f"shop.nets.{name}" in message for name in ("Net", "Kind", "Config", "Pair"))
     assert "trust the layers of shop too" in message and "torch.nn" not in message
@@ -237,7 +238,7 @@ def test_package_that_is_not_trusted_is_not_even_imported() -> None:
 @pytest.mark.usefixtures("saved")
 @pytest.mark.parametrize("trust", [["shop"], ["shop.nets"], "shop"])
 def test_trusted_package_is_used(trust: list[str]) -> None:
-    module = load_file("net.pt", trust=trust).module
+    module = load_file("net.pt", LoadOptions(trust=trust)).module
     assert type(module).__name__ == "Net"
     assert [type(value).__name__ for value in module.kept] == ["Kind", "Config", "Pair"]  # type: ignore[union-attr]
 
@@ -247,7 +248,7 @@ def test_trusted_package_is_used(trust: list[str]) -> None:
 def test_trusted_package_lends_no_functions(name: str) -> None:
     write_pickle(Path("net.pt"), f"cshop.nets\n{name}\nX\x0d\x00\x00\x00echo > canary\x85R.".encode("latin-1"))
     with pytest.raises(UntrustedError, match=rf"asks for shop\.nets\.{name}\."):
-        load_file("net.pt", trust=["shop"])
+        load_file("net.pt", LoadOptions(trust=["shop"]))
     assert not Path("canary").exists()
     trusting_load()
     assert Path("canary").exists() == (name in ("run", "system", "Eager", "Busy"))
@@ -257,15 +258,15 @@ def test_trusted_package_lends_no_functions(name: str) -> None:
 def test_trusted_package_that_is_gone_or_broken() -> None:
     Path("shop/nets.py").write_text("from torch import nn")
     with pytest.raises(LoadError, match=r"needs shop\.nets\.\w+, which the installed shop does not have"):
-        load_file("net.pt", trust=["shop"])
+        load_file("net.pt", LoadOptions(trust=["shop"]))
     forget()
     Path("shop/nets.py").write_text("this file does not even parse")
     with pytest.raises(LoadError, match="importing shop.nets failed"):
-        load_file("net.pt", trust=["shop"])
+        load_file("net.pt", LoadOptions(trust=["shop"]))
 
 
-@pytest.mark.parametrize("trust", [["a/b.py"], [""], ["a."], ["a", "b c"]])
-def test_only_packages_can_be_trusted(trust: list[str], folder: Path) -> None:
+@pytest.mark.parametrize("trust", [["a/b.pyc"], [""], ["a."], ["a", "b c"], ["a/b"]])
+def test_only_packages_and_scripts_can_be_trusted(trust: list[str], folder: Path) -> None:
     torch.save(nn.ReLU(), "net.pt")
     with pytest.raises(OptionError, match="cannot be trusted"):
-        load_file("net.pt", trust=trust)
+        load_file("net.pt", LoadOptions(trust=trust))

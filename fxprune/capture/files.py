@@ -1,47 +1,69 @@
-"""Model files: a network saved whole with `torch.save(model, path)`, read without running code that the file chose."""
+"""Model files: networks saved whole and weights alone, read without running code that the file chose."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxprune.capture.architectures import load_weights
+from fxprune.capture.checkpoints import find_network, find_state
 from fxprune.capture.loaded import Loaded
-from fxprune.capture.trust import allowed_globals
-from fxprune.errors import LoadError
+from fxprune.capture.options import LoadOptions
+from fxprune.capture.trust import Trust, allowed_globals
+from fxprune.capture.unrestricted import unpickle_unrestricted
+from fxprune.errors import LoadError, OptionError
 
 _SAVE_AGAIN = "load it where it was made and write it with torch.save(model, path)"
 _NEEDS_ARCHITECTURE = (
-    "holds weights without the network they belong to. The coming option --arch will name it; until then build the "
-    "network in Python, load the weights into it and hand it over, or write it with torch.save(model, path)"
+    "holds weights without the network they belong to: name it with --arch torchvision:NAME, timm:NAME, zoo:NAME, "
+    "package.module:factory or path/to/train.py:factory"
 )
 _BY_SUFFIX = {
-    ".safetensors": _NEEDS_ARCHITECTURE,
     ".pt2": f"is an exported program, which cannot be read yet: {_SAVE_AGAIN}",
     ".onnx": "is an ONNX file: give the torch network it was made from",
+    ".json": "is JSON: of weights in several files merge the parts into one and give that",
 }
+_LEGACY, _ARCHIVE, _SAFETENSORS = "legacy", "archive", "safetensors"
 
 
-def load_file(path: str | Path, trust: Sequence[str] = ()) -> Loaded:
-    """Load a pickled nn.Module onto the CPU.
-
-    trust  packages whose nn.Module subclasses and plain records the file may use, besides torch, torchvision, timm and
-           the zoo. Naming a package allows importing it, nothing else in it can be called by the file.
+def load_file(path: str | Path, options: LoadOptions | None = None) -> Loaded:
+    """Load a network onto the CPU: one that torch.save wrote whole, or weights for the architecture in `options`.
 
     torch's restricted unpickler does the reading, with exactly the classes allow-listed that the file names and that
     pass `fxprune.capture.trust`. A DataParallel wrapper is taken off, since it would look for its GPUs.
 
-    Raises UntrustedError with the names that are not allowed; LoadError for everything else that is no whole network:
-    missing, empty, damaged, TorchScript, exported programs, ONNX, state dicts and other checkpoints.
+    Raises UntrustedError with the names that are not allowed; LoadError for everything else that is no network:
+    missing, empty, damaged, TorchScript, ONNX, weights without an architecture or for another one.
     """
-    file = Path(path)
-    _check_kind(file)
-    found = _unpickle(file, [trust] if isinstance(trust, str) else trust)
+    file, options = Path(path), options or LoadOptions()
+    kind = _check_kind(file, options)
+    found, notes = _read_safetensors(file) if kind == _SAFETENSORS else _unpickle(file, options)
+    loaded = _with_weights(file, found, options) if options.arch else _whole(file, found)
+    return replace(loaded, origin=file.name, name=file.stem, notes=(*notes, *loaded.notes))
+
+
+def _with_weights(file: Path, found: Any, options: LoadOptions) -> Loaded:
+    assert options.arch is not None
+    if isinstance(found, nn.Module):
+        raise OptionError(f"{file} holds a whole network: leave --arch out, it is for files with weights only")
+    state, places = find_state(found, str(file))
+    made, notes = load_weights(state, options.arch, str(file), options.seed)
+    return replace(made, fresh=False, notes=(*made.notes, *places, *notes))
+
+
+def _whole(file: Path, found: Any) -> Loaded:
     notes = []
+    if isinstance(found, Mapping):
+        network, place = find_network(found)
+        if network is not None:
+            found = network
+            notes.append(place)
     if isinstance(found, nn.DataParallel):
         found = vars(found).get("_modules", {}).get("module")
         notes.append("the network was wrapped in DataParallel; the wrapper was taken off")
@@ -50,18 +72,29 @@ def load_file(path: str | Path, trust: Sequence[str] = ()) -> Loaded:
     return Loaded(found, origin=file.name, name=file.stem, notes=tuple(notes))
 
 
-def _check_kind(file: Path) -> None:
+def _check_kind(file: Path, options: LoadOptions) -> str:
     """Tell apart what can be told without unpickling anything. Raises LoadError."""
     start = _first_bytes(file)
+    suffix = file.suffix.lower()
     if not start:
         raise LoadError(f"{file} is empty")
-    if file.suffix.lower() in _BY_SUFFIX:
-        raise LoadError(f"{file} {_BY_SUFFIX[file.suffix.lower()]}")
+    if suffix in _BY_SUFFIX:
+        raise LoadError(f"{file} {_BY_SUFFIX[suffix]}")
+    if suffix == ".safetensors":
+        if options.arch is None:
+            raise LoadError(f"{file} {_NEEDS_ARCHITECTURE}")
+        return _SAFETENSORS
+    if start.startswith(b"\x80") and not options.allow_pickle:
+        raise LoadError(
+            f"{file} is a bare pickle or older than torch 1.6: {_SAVE_AGAIN}, or give --allow-pickle to read it "
+            "unchecked"
+        )
     if start.startswith(b"\x80"):
-        raise LoadError(f"{file} is a bare pickle or older than torch 1.6: {_SAVE_AGAIN}")
+        return _LEGACY
     if start != b"PK\x03\x04":
         raise LoadError(f"{file} is not a file that torch.save wrote")
     _check_archive(file)
+    return _ARCHIVE
 
 
 def _first_bytes(file: Path) -> bytes:
@@ -90,8 +123,11 @@ def _check_archive(file: Path) -> None:
         raise LoadError(f"{file} is a zip archive, but not one that torch.save wrote")
 
 
-def _unpickle(file: Path, trust: Sequence[str]) -> Any:
-    """The file's object, made of allowed classes only."""
+def _unpickle(file: Path, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
+    """The file's object, made of allowed classes only unless everything is allowed, and notes on what was run."""
+    trust = Trust(options.trust)
+    if options.allow_pickle:
+        return unpickle_unrestricted(file, trust)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
@@ -99,27 +135,31 @@ def _unpickle(file: Path, trust: Sequence[str]) -> Any:
     allowed = allowed_globals(names, trust, str(file))
     try:
         with torch.serialization.safe_globals(allowed):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # as above, and whatever a constructor says about wrong arguments
         raise LoadError(
             f"{file} is damaged, or was saved with an incompatible version of torch or of the network's package "
             f"({type(error).__name__})"
         ) from error
+    return found, trust.notes()
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file as read
+
+    try:
+        return read(file), ()
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise LoadError(f"{file} is damaged or no safetensors file: {error}") from error
 
 
 def _what_it_is(found: object) -> str:
     """The rest of a sentence about a readable file that is no network."""
     if not isinstance(found, Mapping):
         return f"holds a {type(found).__name__}, not a network"
-    networks = [repr(key) for key, value in found.items() if isinstance(value, nn.Module)]
-    if networks:
-        return f"holds a checkpoint with a network under {', '.join(networks)}: save that one alone"
-    if any(isinstance(value, Tensor) for value in _values(found)):
-        return _NEEDS_ARCHITECTURE
-    return f"holds a {type(found).__name__} without tensors, not a network"
-
-
-def _values(checkpoint: Mapping[Any, Any]) -> Iterator[Any]:
-    """Values of a checkpoint and of the dictionaries in it, as in {"epoch": 3, "state_dict": {...}}."""
-    for value in checkpoint.values():
-        yield from value.values() if isinstance(value, Mapping) else [value]
+    try:
+        find_state(found, "")
+    except LoadError:
+        return f"holds a {type(found).__name__} without tensors, not a network"
+    return _NEEDS_ARCHITECTURE

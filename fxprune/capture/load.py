@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from fxprune import zoo
 from fxprune.capture.files import load_file
 from fxprune.capture.loaded import Loaded
+from fxprune.capture.options import LoadOptions
 from fxprune.capture.specs import build_spec
 from fxprune.capture.zoo_imports import import_timm, import_torchvision
-from fxprune.errors import LoadError
+from fxprune.errors import LoadError, OptionError
 
 _SPEC = re.compile(r"[A-Za-z]\w+:.*", re.DOTALL)  # two letters at least: C:\net.pt is a path
 _BARE = re.compile(r"[A-Za-z][\w-]*")  # no dot: a missing net.pt is not worth importing timm for
 
 
-def load(target: str, trust: Sequence[str] = (), seed: int = 0) -> Loaded:
+def load(target: str, options: LoadOptions | None = None) -> Loaded:
     """The network that `target` names.
 
-    target  a spec (`zoo:vgg16`, `torchvision:resnet50`, `timm:ghostnet_100?num_classes=10`), or the path of a file that
-            torch.save wrote; a path that looks like a spec is written with ./ before it
-    trust   packages whose classes a file may use, see `load_file`
-    seed    in [0, 2**32), of the weights of a spec
+    target  a spec (`zoo:vgg16`, `torchvision:resnet50`, `timm:ghostnet_100?num_classes=10`), or the path of a file, see
+            `load_file`; a path that looks like a spec is written with ./ before it
 
     Raises LoadError, UntrustedError or OptionError. A bare name that is no file but a network of one of the sources is
     answered with its specs.
     """
+    options = options or LoadOptions()
     if _SPEC.fullmatch(target):
-        return build_spec(target, seed)
+        if options.arch is not None:
+            raise OptionError(f"{target} names a network already: --arch is for files with weights only")
+        return build_spec(target, options.seed)
     if _BARE.fullmatch(target) and not Path(target).exists():
         specs = list(_specs_named(target))
         if specs:
             raise LoadError(f"there is no file {target}; for the network of that name give {' or '.join(specs)}")
-    return load_file(target, trust)
+    return load_file(target, options)
 
 
 def _specs_named(name: str) -> Iterator[str]:

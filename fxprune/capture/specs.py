@@ -13,8 +13,9 @@ from torch import nn
 
 from fxprune import zoo
 from fxprune.capture.loaded import Loaded
+from fxprune.capture.options import LoadOptions
 from fxprune.capture.zoo_imports import first_line, import_timm, import_torchvision
-from fxprune.errors import FxpruneError, LoadError, OptionError
+from fxprune.errors import FxpruneError, LoadError
 
 Options = dict[str, Any]
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
@@ -32,18 +33,27 @@ def build_spec(spec: str, seed: int = 0) -> Loaded:
     when torchvision or timm is not installed; OptionError for a seed outside its range.
     """
     source, name, options = _parse(spec)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise OptionError(f"seed is {seed!r}: give an integer from 0 up to, not including, 2**32")
+    module = built(spec, seed, lambda: _SOURCES[source](name, options, seed))
+    hint = zoo.entry(name).input_shape if source == "zoo" else None
+    return Loaded(module, origin=spec, name=name, input_hint=hint, fresh=True)
+
+
+def is_spec(text: str) -> bool:
+    """Whether a text begins with one of the sources, as in `zoo:vgg16`."""
+    return text.partition(":")[0] in _SOURCES and ":" in text
+
+
+def built(spec: str, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` returns when it draws on the CPU from a generator seeded with `seed`. Raises LoadError."""
+    LoadOptions(seed=seed)  # checks it
     try:
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
-            module = _SOURCES[source](name, options, seed)
+            return make()
     except FxpruneError:
         raise
     except Exception as error:  # constructors complain about options in every possible way
         raise LoadError(f"{spec} cannot be built: {type(error).__name__}: {first_line(error)}") from error
-    hint = zoo.entry(name).input_shape if source == "zoo" else None
-    return Loaded(module, origin=spec, name=name, input_hint=hint, fresh=True)
 
 
 def _parse(spec: str) -> tuple[str, str, Options]:
@@ -52,14 +62,20 @@ def _parse(spec: str) -> tuple[str, str, Options]:
         known = " or ".join(f"{one}:NAME" for one in _SOURCES)
         raise LoadError(f"{spec!r} is no spec of a network: write {known}")
     name, _, query = rest.partition("?")
+    options = parse_options(query, spec)
+    for key in options:
+        if key in _FETCHING or key.startswith("weights"):
+            raise LoadError(f"{spec!r}: {key} is no option here, a spec is built with fresh weights")
+    return source, name, options
+
+
+def parse_options(query: str, spec: str) -> Options:
+    """What stands behind the question mark, `key=value&key=value`, numbers and true, false, none as such."""
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
         raise LoadError(f"the options in {spec!r} are not of the form key=value&key=value") from error
-    for key, _ in pairs:
-        if key in _FETCHING or key.startswith("weights"):
-            raise LoadError(f"{spec!r}: {key} is no option here, a spec is built with fresh weights")
-    return source, name, {key: _value(text) for key, text in pairs}
+    return {key: _value(text) for key, text in pairs}
 
 
 def _value(text: str) -> Any:

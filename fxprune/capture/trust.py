@@ -2,7 +2,7 @@
 
 A pickle calls what it names, with arguments it chooses. `torch.load(weights_only=True)` calls only what it has been
 allowed to, so the question is what to allow. Here: nn.Module subclasses, enumerations and plain records that a trusted
-package defines, and activation functions by name. No other function is allowed, not even from a trusted package.
+package or script defines, and activation functions by name. No other function is allowed, not even from there.
 """
 
 from __future__ import annotations
@@ -10,16 +10,23 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import pathlib
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from fxprune.capture.options import is_dotted, is_script
+from fxprune.capture.scripts import check_exists, run_script, searching
 from fxprune.capture.zoo_imports import first_line, import_timm, import_torchvision
-from fxprune.errors import FxpruneError, LoadError, OptionError, UntrustedError
+from fxprune.errors import FxpruneError, LoadError, UntrustedError
 
 SafeGlobals = list[Callable[..., Any] | tuple[Callable[..., Any], str]]  # torch's type for the allow-list
 # Where layers and networks live; the rest of these packages has no business in a saved network.
@@ -36,13 +43,23 @@ _NEVER = {
     "torch.distributed.nn.api.remote_module._RemoteModule",
     "torch._dynamo.eval_frame.OptimizedModule",
 }
-# Plain data. A partial only stores its function, which has to be on this list as well.
+# Plain data, also what training scripts put beside their weights: their arguments, paths, a best accuracy of numpy's.
+# A partial only stores its function, which has to be on this list as well.
 _PLAIN: dict[str, Any] = {
+    "argparse.Namespace": Namespace,
     "builtins.frozenset": frozenset,
     "builtins.range": range,
     "builtins.slice": slice,
     "functools.partial": functools.partial,
+    "numpy._core.multiarray.scalar": np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    "numpy.core.multiarray.scalar": np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    "numpy.dtype": np.dtype,
+    "pathlib.PosixPath": pathlib.PurePath,  # a path of another system cannot be made here
+    "pathlib.WindowsPath": pathlib.PurePath,
+    "types.SimpleNamespace": SimpleNamespace,
 }
+# numpy.dtype makes one of these, which the unpickler looks up by class.
+_NUMBERS = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"]
 _FUNCTION_HOMES = ("torch.nn.functional", "torch._C._nn", "timm.layers.activations")
 _FUNCTIONS = {
     *("celu", "elu", "gelu", "hard_mish", "hard_sigmoid", "hard_swish", "hardsigmoid", "hardswish", "hardtanh"),
@@ -52,46 +69,73 @@ _FUNCTIONS = {
 _LISTED = 20  # names in one message
 
 
-def allowed_globals(names: Iterable[str], trust: Sequence[str], file: str) -> SafeGlobals:
+class Trust:
+    """Whom a file may take classes from. A script is executed when the first name of it is wanted, and listed then.
+
+    trust  packages, modules and paths of scripts, as `LoadOptions` holds them; LoadError for a script that is not there
+    """
+
+    def __init__(self, trust: Sequence[str] = ()) -> None:
+        self.packages = [one for one in trust if not is_script(one)]
+        self.scripts = [Path(one) for one in trust if is_script(one)]
+        self.executed: dict[Path, ModuleType] = {}
+        for script in self.scripts:
+            check_exists(script)
+
+    def covers(self, module: str) -> bool:
+        """Whether classes that this module defines may be used."""
+        places = _KNOWN_PACKAGES.get(module.partition(".")[0], self.packages)
+        own = [one.__name__ for one in self.executed.values()]
+        return module in own or any(module == place or module.startswith(f"{place}.") for place in places)
+
+    def scripts_named(self, home: str) -> Iterator[ModuleType]:
+        """Scripts that `home` can mean, executed: a class of a program was saved as one of `__main__`."""
+        for path in self.scripts:
+            if home in ("__main__", path.stem):
+                if path not in self.executed:
+                    self.executed[path] = run_script(path)
+                yield self.executed[path]
+
+    def notes(self) -> tuple[str, ...]:
+        """What was executed, for the report."""
+        return tuple(f"the file {path} was executed, as --trust asks" for path in self.executed)
+
+
+def allowed_globals(names: Iterable[str], trust: Trust, file: str) -> SafeGlobals:
     """Turn the names a file asks for into (object, name) pairs for `torch.serialization.safe_globals`.
 
     names  "package.module.Class", as `torch.serialization.get_unsafe_globals_in_checkpoint` lists them
-    trust  packages or modules whose classes may be used besides those of torch, torchvision, timm and the zoo
     file   what to call the file in messages
 
     Modules are imported only below trusted packages. Raises UntrustedError listing the names that are not allowed;
-    LoadError when a trusted package lacks one of them; OptionError when `trust` holds what is no package name.
+    LoadError when a trusted package or script lacks one of them or fails.
     """
-    for package in trust:
-        if not _is_dotted(package) or package == "__main__":
-            raise OptionError(f"{package!r} cannot be trusted: give the name of a package or module")
-    found = {name: _resolve(name, trust, file) for name in sorted(names)}
+    with searching(Path.cwd()):
+        found = {name: _resolve(name, trust, file) for name in sorted(names)}
     refused = [name for name, value in found.items() if value is None]
     if refused:
         raise UntrustedError(_refusal(refused, trust, file))
-    return [(value, name) for name, value in found.items()]
+    numbers = [(kind, f"numpy.dtypes.{kind.__name__}") for kind in _NUMBERS if "numpy.dtype" in found]
+    return [*((value, name) for name, value in found.items()), *numbers]
 
 
-def _resolve(name: str, trust: Sequence[str], file: str) -> Any:
+def _resolve(name: str, trust: Trust, file: str) -> Any:
     """What a name stands for; None when it is not allowed."""
     if name in _PLAIN:
         return _PLAIN[name]
     home, _, short = name.rpartition(".")
     if home in _FUNCTION_HOMES and short in _FUNCTIONS:
         return _look_up(home, short, file)
-    if not _is_dotted(name) or not _is_trusted(home, trust):
+    if not is_dotted(name):
         return None
-    value = _look_up(home, short, file)
-    return value if _is_harmless(value) and _is_trusted(value.__module__, trust) else None
+    for script in trust.scripts_named(home):
+        if hasattr(script, short):
+            return _allowed(getattr(script, short), trust)
+    return _allowed(_look_up(home, short, file), trust) if trust.covers(home) else None
 
 
-def _is_dotted(name: str) -> bool:
-    return all(part.isidentifier() for part in name.split("."))
-
-
-def _is_trusted(module: str, trust: Sequence[str]) -> bool:
-    places = _KNOWN_PACKAGES.get(module.partition(".")[0], trust)
-    return any(module == place or module.startswith(f"{place}.") for place in places)
+def _allowed(value: Any, trust: Trust) -> Any:
+    return value if _is_harmless(value) and trust.covers(value.__module__) else None
 
 
 def _look_up(home: str, short: str, file: str) -> Any:
@@ -103,6 +147,11 @@ def _look_up(home: str, short: str, file: str) -> Any:
         raise LoadError(f"{file} needs {home}.{short}, but {error}") from error
     except AttributeError as error:
         raise LoadError(f"{file} needs {home}.{short}, which the installed {package} does not have") from error
+    except ModuleNotFoundError as error:
+        raise LoadError(
+            f"{file} needs {home}.{short}, but importing {home} failed: {first_line(error)}; a file of your own is "
+            f"named by its path: --trust path/to/{package}.py"
+        ) from error
     except Exception as error:  # whatever a user's own package does when it is imported
         raise LoadError(f"{file} needs {home}.{short}, but importing {home} failed: {first_line(error)}") from error
 
@@ -115,9 +164,9 @@ def _is_harmless(value: Any) -> bool:
     return issubclass(value, nn.Module | Enum) or record or named_tuple
 
 
-def _refusal(names: Sequence[str], trust: Sequence[str], file: str) -> str:
+def _refusal(names: Sequence[str], trust: Trust, file: str) -> str:
     """Why nothing was loaded and what the user can do, by kind of name."""
-    shown = [name if _is_dotted(name) else repr(name) for name in names]  # a name may hold control characters
+    shown = [name if is_dotted(name) else repr(name) for name in names]  # a name may hold control characters
     listed = ", ".join(shown[:_LISTED]) + (f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else "")
     return (
         f"{file} was not loaded: it asks for {listed}. Trusted unasked are only layers, enumerations, plain records "
@@ -125,11 +174,16 @@ def _refusal(names: Sequence[str], trust: Sequence[str], file: str) -> str:
     )
 
 
-def _ways_out(names: Sequence[str], trust: Sequence[str]) -> Iterator[str]:
-    roots = {name.partition(".")[0] for name in names if _is_dotted(name) and not _is_trusted(name, trust)}
+def _ways_out(names: Sequence[str], trust: Trust) -> Iterator[str]:
+    roots = {name.partition(".")[0] for name in names if is_dotted(name) and not trust.covers(name)}
     packages = roots - {"__main__", *_KNOWN_PACKAGES} - sys.stdlib_module_names
     if packages:
-        yield f"To trust the layers of {', '.join(sorted(packages))} too, name it: --trust, or trust=[...] in Python"
-    if "__main__" in roots:
-        yield "Classes of a training script (__main__) have to move into a module, and the network to be saved again"
-    yield "You can also build the network in Python, load its state dict into it and hand the nn.Module to fxprune"
+        yield f"To trust the layers of {', '.join(sorted(packages))} too, name it: --trust {min(packages)}"
+    if "__main__" in roots and not trust.executed:
+        yield "Classes of __main__ come from the script that was run: name it, --trust path/to/train.py"
+    elif "__main__" in roots:
+        yield f"{', '.join(map(str, trust.executed))} does not define all of them as a module or a plain record"
+    yield (
+        "You can also save its state_dict and name the network with --arch, or, if you trust whoever made the file "
+        "with your computer, unpickle it without any check: --allow-pickle"
+    )
