@@ -93,8 +93,9 @@ def write_folder(
             with phase("write"):
                 (draft / "model.safetensors").write_bytes(save(_apart(done.state_dict())))
                 (draft / "recipe.json").write_text(done.recipe.to_json(), "utf-8")
-            report = {**done.report.to_dict(), "seconds": {**seconds_so_far(), **done.report.seconds}}
+            report = done.report.to_dict()
             document = {**(about or {}), **report, "onnx": _onnx_part(onnx), "files": _sizes(draft)}
+            document["seconds"] = {**seconds_so_far(), **report.get("seconds", {})}
             (draft / "report.json").write_text(json.dumps(document, indent=1), "utf-8")
             sizes = _sizes(draft)
     except OSError as error:
