@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fxprune.densities import layer_zeros
 from fxprune.facts import Prunable, WeightMasks
 from fxprune.program import Program
 from fxprune.saliency import Criterion
-
-_PIECE = 1 << 20
-_UPPER = 16  # a float ranks like its bits; the upper ones sort scores into 2**16 buckets
+from fxprune.saliency.selection import masks_without_lowest
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,6 @@ class Mask:
     criterion  what scores them, in float32 or float64; the lowest go. Among equal scores those at the lowest positions
                stay
     ranking    "global": all weights together; "uniform", "erk": each layer by itself, see `fxprune.densities`
-
-    No vector of all weights is built: one walk over the layers counts scores by bucket, a second one masks
-    everything outside the bucket that holds the threshold and collects what is in it.
     """
 
     sparsity: float
@@ -49,50 +43,4 @@ class Mask:
         return program.with_facts(WeightMasks(masks))
 
     def _masks(self, program: Program, names: Sequence[str], zeros: int) -> dict[str, Tensor]:
-        bucket, below = self._bucket(program, names, zeros)
-        masks: dict[str, Tensor] = {}
-        inside: list[tuple[str, Tensor, Tensor]] = []
-        for name, score in self.criterion.scores(program, names):
-            masks[name] = torch.empty(score.shape, dtype=torch.bool)
-            pieces = zip(_pieces(masks[name]), _pieces(score), strict=True)
-            for number, (mask, piece) in enumerate(pieces):
-                upper = _buckets(piece)
-                torch.gt(upper, bucket, out=mask)
-                places = (upper == bucket).nonzero().reshape(-1)
-                inside.append((name, places + number * _PIECE, piece[places]))
-        self._settle(masks, inside, zeros - below)
-        return masks
-
-    def _bucket(self, program: Program, names: Sequence[str], zeros: int) -> tuple[int, int]:
-        """The bucket in which the last zero falls, and how many scores lie below it."""
-        counts = torch.zeros(1 << _UPPER, dtype=torch.int64)
-        for _, score in self.criterion.scores(program, names):
-            for piece in _pieces(score):
-                counts += torch.bincount(_buckets(piece), minlength=1 << _UPPER)
-        upto = counts.cumsum(0)
-        bucket = min(int(torch.searchsorted(upto, zeros)), (1 << _UPPER) - 1)
-        return bucket, int(upto[bucket] - counts[bucket])
-
-    def _settle(self, masks: dict[str, Tensor], inside: list[tuple[str, Tensor, Tensor]], zeros: int) -> None:
-        """Inside the bucket the `zeros` lowest scores go, of equal ones the last in order."""
-        scores = torch.cat([score for _, _, score in inside])
-        order = torch.argsort(scores.flip(0), stable=True)
-        keep = torch.ones(len(scores), dtype=torch.bool)
-        keep[len(scores) - 1 - order[:zeros]] = False
-        for (name, places, score), kept in zip(inside, keep.split([len(one[1]) for one in inside]), strict=True):
-            assert len(score) == len(kept)
-            masks[name].reshape(-1)[places] = kept
-
-
-def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Flat pieces, so that no layer is copied whole."""
-    pieces: tuple[Tensor, ...] = tensor.reshape(-1).split(_PIECE)
-    return pieces
-
-
-def _buckets(score: Tensor) -> Tensor:
-    """Bucket of each score, 0 to 2**16 - 1: a higher score is never in a lower bucket."""
-    width = 8 * score.element_size()
-    bits = (score + 0.0).contiguous().view(torch.int32 if width == 32 else torch.int64)  # + 0.0: there is one zero
-    ordered = torch.where(bits < 0, bits ^ ((1 << (width - 1)) - 1), bits)  # negative numbers rank the other way round
-    return (ordered >> (width - _UPPER)) + (1 << (_UPPER - 1))
+        return masks_without_lowest(lambda: self.criterion.scores(program, names), zeros)

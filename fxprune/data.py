@@ -1,0 +1,152 @@
+"""Labelled pictures for criteria that look at gradients and for training: a folder, an .npz file, digits, or noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from fxprune.errors import OptionError
+
+Shape = tuple[int, int, int]
+_PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+_MIDDLE = 0.5  # pixels in [0, 1] become [-1, 1]
+
+
+def open_data(source: str, shape: Sequence[int], classes: int, *, seed: int = 0, count: int = 1024) -> Dataset[Any]:
+    """(picture, label) pairs.
+
+    source   a folder with one folder of pictures for each class, the path of an .npz file with arrays x and y,
+             "digits" (the 8 x 8 digits that come with scikit-learn) or "synthetic" (noise and random labels)
+    shape    channels, height, width of a picture; pictures of a folder and digits are brought to it, arrays must have it
+    classes  outputs of the network; labels lie below it
+    seed     of synthetic data
+    count    pictures of synthetic data
+
+    Pixels are scaled to [-1, 1]; floating-point arrays are taken as they are. Raises OptionError.
+    """
+    if len(shape) != 3:
+        raise OptionError(
+            f"data are pictures (channels x height x width); this network takes {'x'.join(map(str, shape))}"
+        )
+    size: Shape = (shape[0], shape[1], shape[2])
+    if source == "synthetic":
+        return synthetic(size, classes, count, seed)
+    if source == "digits":
+        return _checked(_digits(size), classes, source)
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path, size, classes)
+    if path.suffix == ".npz" and path.is_file():
+        return _checked(_arrays(path, size), classes, source)
+    raise OptionError(
+        f"--data {source}: give a folder with one folder of pictures for each class, an .npz file with arrays x and y, "
+        "digits, or synthetic"
+    )
+
+
+def loader(data: Dataset[Any], batch: int, seed: int) -> DataLoader[Any]:
+    """Shuffled batches; each walk over it draws another order from the seed."""
+    return DataLoader(data, batch, shuffle=True, generator=torch.Generator().manual_seed(seed))
+
+
+def synthetic(shape: Shape, classes: int, count: int, seed: int) -> TensorDataset:
+    """Normal noise with labels that mean nothing: enough to time things and to try them."""
+    draw = torch.Generator().manual_seed(seed)
+    return TensorDataset(torch.randn(count, *shape, generator=draw), torch.randint(classes, (count,), generator=draw))
+
+
+def _digits(shape: Shape) -> tuple[Tensor, Tensor]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise OptionError("digits need scikit-learn: pip install scikit-learn") from error
+    found = load_digits()
+    pictures = torch.from_numpy(found.images).float().div(16)[:, None]
+    return _fitted(pictures, shape), torch.from_numpy(found.target).long()
+
+
+def _fitted(pictures: Tensor, shape: Shape) -> Tensor:
+    """Grey pictures in [0, 1], resized, repeated over the channels, in [-1, 1]."""
+    resized = torch.nn.functional.interpolate(pictures, shape[1:], mode="bilinear", align_corners=False)
+    return (resized.expand(-1, shape[0], -1, -1) - _MIDDLE) / _MIDDLE
+
+
+def _arrays(path: Path, shape: Shape) -> tuple[Tensor, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise OptionError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
+    if not {"x", "y"} <= set(arrays):
+        raise OptionError(f"{path} holds {', '.join(arrays) or 'nothing'}: it needs arrays x (pictures) and y (labels)")
+    x, y = arrays["x"], arrays["y"]
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim == 4 and x.shape[1:] != shape and x.shape[1:] == (*shape[1:], shape[0]):
+        x = np.moveaxis(x, 3, 1)
+    if x.ndim != 4 or x.shape[1:] != shape or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        wanted = "x".join(map(str, shape))
+        raise OptionError(
+            f"{path}: x has shape {x.shape} and y {y.shape} ({y.dtype}); wanted N x {wanted} and N whole numbers"
+        )
+    pixels = torch.from_numpy(np.ascontiguousarray(x))
+    pixels = pixels.float() if x.dtype.kind == "f" else (pixels.float() / 255 - _MIDDLE) / _MIDDLE
+    return pixels, torch.from_numpy(y.astype(np.int64))
+
+
+def _checked(found: tuple[Tensor, Tensor], classes: int, source: str) -> TensorDataset:
+    pictures, labels = found
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise OptionError(
+            f"{source} has labels from {int(labels.min())} to {int(labels.max())}; the network tells {classes} classes apart"
+        )
+    return TensorDataset(pictures, labels)
+
+
+def _folder(path: Path, shape: Shape, classes: int) -> Dataset[Any]:
+    kinds = sorted(entry for entry in path.iterdir() if entry.is_dir())
+    files = [(file, k) for k, kind in enumerate(kinds) for file in sorted(kind.iterdir()) if _is_picture(file)]
+    if not files:
+        raise OptionError(
+            f"{path} holds no pictures: one folder for each class is wanted, with {', '.join(sorted(_PICTURES))}"
+        )
+    if len(kinds) > classes:
+        raise OptionError(f"{path} has {len(kinds)} classes; the network tells {classes} apart")
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise OptionError("reading pictures needs Pillow: pip install pillow") from error
+    return Pictures(files, shape)
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in _PICTURES
+
+
+class Pictures(Dataset[Any]):
+    """Picture files, read when asked for."""
+
+    def __init__(self, files: Sequence[tuple[Path, int]], shape: Shape) -> None:
+        self.files, self.shape = files, shape
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        path, label = self.files[place]
+        channels, height, width = self.shape
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB").resize((width, height)))
+        except OSError as error:
+            raise OptionError(f"{path} is not a picture that can be read: {error}") from error
+        planes = torch.from_numpy(pixels.copy()).float().reshape(height, width, -1).permute(2, 0, 1)
+        return (planes / 255 - _MIDDLE) / _MIDDLE, label
