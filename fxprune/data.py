@@ -21,9 +21,9 @@ _MIDDLE = 0.5  # pixels in [0, 1] become [-1, 1]
 def open_data(source: str, shape: Sequence[int], classes: int, *, seed: int = 0, count: int = 1024) -> Dataset[Any]:
     """(picture, label) pairs.
 
-    source   a folder with one folder of pictures for each class, the path of an .npz file with arrays x and y,
+    source   a folder with one folder of pictures a class, the path of an .npz file with arrays x and y,
              "digits" (the 8 x 8 digits that come with scikit-learn) or "synthetic" (noise and random labels)
-    shape    channels, height, width of a picture; pictures of a folder and digits are brought to it, arrays must have it
+    shape    channels, height, width of a picture; folders and digits are brought to it, arrays must have it
     classes  outputs of the network; labels lie below it
     seed     of synthetic data
     count    pictures of synthetic data
@@ -103,9 +103,8 @@ def _arrays(path: Path, shape: Shape) -> tuple[Tensor, Tensor]:
 def _checked(found: tuple[Tensor, Tensor], classes: int, source: str) -> TensorDataset:
     pictures, labels = found
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise OptionError(
-            f"{source} has labels from {int(labels.min())} to {int(labels.max())}; the network tells {classes} classes apart"
-        )
+        span = f"{int(labels.min())} to {int(labels.max())}"
+        raise OptionError(f"{source} has labels from {span}; the network tells {classes} classes apart")
     return TensorDataset(pictures, labels)
 
 

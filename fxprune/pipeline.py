@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from fxprune.capture.module import capture, check_model
 from fxprune.channels.engine import analyse
 from fxprune.channels.groups import couple
 from fxprune.compiled import Compiled, make_recipe, make_report
+from fxprune.densities import RANKINGS
 from fxprune.errors import OptionError
 from fxprune.manager import Observer, Pass, PassManager
 from fxprune.metarun import plain_mode
@@ -29,10 +30,12 @@ from fxprune.phases import measured, phase
 from fxprune.program import Program, skeleton_of
 from fxprune.saliency import CRITERIA
 from fxprune.saliency import criterion as criterion_named
+from fxprune.saliency.trial import Data, as_data
 
 _CHOICES = {
     "select": SELECTIONS,
     "criterion": CRITERIA,
+    "ranking": RANKINGS,
     "policy": tuple(POLICIES),
     "coupling": COUPLINGS,
     "average": AVERAGES,
@@ -48,6 +51,7 @@ class Options:
     keep_rate: float | None = None
     select: str = "saliency"
     criterion: str = "magnitude"
+    ranking: str = "global"
     policy: str = "reconvene"
     coupling: str = "max"
     average: str = "prunable"
@@ -117,16 +121,16 @@ def cutting_passes(options: Options) -> list[Pass]:
     return [shrink] if options.keep_weights else [shrink, Reinit(options.seed)]
 
 
-def passes_for(options: Options) -> list[Pass]:
+def passes_for(options: Options, data: Data | None = None) -> list[Pass]:
     """The program of passes for these options."""
-    scores = criterion_named(options.criterion, options.seed)
+    scores = criterion_named(options.criterion, options.seed, sparsity=options.sparsity or 0.0, data=data)
     init = Initialise("keep" if options.keep_weights else options.init, options.seed)
     if options.keep_rate is not None:
         decide: list[Pass] = [Uniform(options.keep_rate, options.select, scores, options.seed)]
     else:
         assert options.sparsity is not None
         decide = [
-            Mask(options.sparsity, scores),
+            Mask(options.sparsity, scores, options.ranking),
             Sparsity(options.average),
             Sensitivity(options.policy, options.seed),
             Plan(options.coupling),
@@ -142,6 +146,8 @@ def compile(
     keep_rate: float | None = None,
     select: str = "saliency",
     criterion: str = "magnitude",
+    ranking: str = "global",
+    data: Data | Iterable[tuple[Any, Any]] | None = None,
     policy: str = "reconvene",
     coupling: str = "max",
     average: str = "prunable",
@@ -168,7 +174,10 @@ def compile(
     sparsity        fraction of weights to mask before deciding widths, 0 <= sparsity < 1
     keep_rate       instead: the fraction of channels that every group keeps, 0 < keep_rate <= 1, rounded up
     select          with keep_rate, which channels stay: "saliency", "random" or "first"
-    criterion       what ranks weights: "magnitude" or "random"
+    criterion       what ranks weights: "magnitude", "random", "synflow", and, with data, "snip", "grasp", "prospr"
+    ranking         "global": all weights together; "uniform", "erk": each layer by itself, with these densities
+    data            labelled batches for criteria that look at gradients: a DataLoader, or `saliency.trial.Data` to name
+                    the loss (cross entropy otherwise)
     policy          which layers are shrunk: "reconvene" (S_l >= S_avg), "all" (SPaI), "none" (UPaI), "inverted",
                     "random"
     coupling        width of coupled layers: "max" of their requests, "keep" all channels, "min"
@@ -189,14 +198,16 @@ def compile(
     them FxpruneError.
     """
     options = Options(
-        sparsity, keep_rate, select, criterion, policy, coupling, average, init, seed, keep_weights, approximate, proof,
-        retry, only, ignore,
+        sparsity, keep_rate, select, criterion, ranking, policy, coupling, average, init, seed, keep_weights,
+        approximate, proof, retry, only, ignore,
     )  # fmt: skip
     with plain_mode():
-        return _compile(model, example_inputs, options, observers)
+        return _compile(model, example_inputs, options, observers, as_data(data))
 
 
-def _compile(model: nn.Module, example_inputs: Any, options: Options, observers: Sequence[Observer]) -> Compiled:
+def _compile(
+    model: nn.Module, example_inputs: Any, options: Options, observers: Sequence[Observer], data: Data | None
+) -> Compiled:
     notes: tuple[str, ...] = ()
     check_model(model)
     with measured() as clock, phase("capture"):
@@ -205,7 +216,7 @@ def _compile(model: nn.Module, example_inputs: Any, options: Options, observers:
             example_inputs, note = choose_inputs(skeleton, None)
             notes = (note,)
         program = capture(model, example_inputs, compare=options.proof)
-    manager = PassManager(passes_for(options), observers, clock.seconds())
+    manager = PassManager(passes_for(options, data), observers, clock.seconds())
     return _run(program, options, manager, notes)
 
 

@@ -49,6 +49,11 @@ class Data:
         return F.cross_entropy(first_tensor(outputs), labels)
 
 
+def as_data(given: Data | Iterable[tuple[Any, Any]] | None) -> Data | None:
+    """Batches as Data."""
+    return given if given is None or isinstance(given, Data) else Data(given)
+
+
 def first_tensor(outputs: Any) -> Tensor:
     """The first tensor among a network's outputs."""
     return next(one for one in pytree.tree_leaves(outputs) if isinstance(one, Tensor))
