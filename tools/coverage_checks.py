@@ -1,0 +1,283 @@
+"""What the coverage sweep measures of one network. Everything that goes wrong ends up in the record, in words.
+
+exact      half of the channels at random, weights kept, in float64, against the user's own module with the consumers'
+           columns of removed channels set to zero; norms over channels see the kept ones only where the report says
+           "approximate"
+training   compiled at each sparsity, proof on: a forward pass, and a step with finite gradients
+onnx       the file against torch in onnxruntime
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from coverage_networks import NoDraws
+from coverage_oracle import kept_channels_only, query_rows_too
+from families import conv_share, conv_weights, prunable, randomise
+from family_oracle import oracle, relative
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import fxprune
+from fxprune.capture.inputs import run_on_meta
+from fxprune.capture.module import capture
+from fxprune.capture.specs import build_spec
+from fxprune.channels.engine import analyse
+from fxprune.channels.groups import couple
+from fxprune.errors import FxpruneError
+from fxprune.program import Inputs, skeleton_of
+from fxprune.report import Report
+
+EXACT, ONNX = 1e-9, 1e-3
+SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384)
+RUNS = 3
+
+
+def built(spec: str, seed: int = 0) -> nn.Module:
+    """The network with cheap random weights, random statistics and affine parameters."""
+    with NoDraws():  # type: ignore[no-untyped-call]
+        model = build_spec(spec, seed).module
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.copy_(torch.randn(weight.shape, generator=draw) * (2 / weight[0].numel()) ** 0.5)
+    return randomise(model, seed)
+
+
+def smallest_picture(model: nn.Module) -> tuple[int, ...]:
+    """(channels, height, width): the smallest of the usual sizes that runs in both modes, or the network's own."""
+    skeleton, _ = skeleton_of(model)
+    own = own_picture(model)
+    fault: Exception | None = None
+    for shape in dict.fromkeys([*((own[0], size, size) for size in SIZES if size < own[-1]), own]):
+        try:
+            with torch.device("meta"):
+                run_on_meta(skeleton, Inputs((torch.zeros(2, *shape, device="meta"),)))
+                with torch.no_grad():
+                    skeleton.train()(torch.zeros(2, *shape, device="meta"))
+        except Exception as error:
+            fault = error
+            continue
+        return shape
+    raise RuntimeError(f"no picture fits: {first_words(fault)}")
+
+
+def own_picture(model: nn.Module) -> tuple[int, ...]:
+    config = getattr(model, "default_cfg", None) or {}
+    if config.get("input_size"):
+        return tuple(config["input_size"])
+    size = getattr(model, "image_size", 224)  # torchvision's transformers insist on theirs
+    inception = type(model).__name__ == "Inception3"
+    return (3, 299 if inception else size, 299 if inception else size)
+
+
+def pictures(shape: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch), dtype=dtype)
+
+
+def measure(spec: str, sparsities: tuple[float, ...], onnx: bool) -> dict[str, Any]:
+    """Everything about one network, as plain data."""
+    record: dict[str, Any] = {"spec": spec, "faults": [], "seconds": {}}
+    with timed(record, "build"):
+        model = built(spec)
+        shape = smallest_picture(model)
+    record |= {"shape": shape, "parameters": sum(one.numel() for one in model.parameters())}
+    with step(record, "analysis"):
+        _speed(record, model)
+    with step(record, "exact"):
+        _exactness(record, model, shape)
+    for sparsity in sparsities:
+        with step(record, f"training at {sparsity}"):
+            _training(record, model, shape, sparsity)
+    if onnx:
+        with step(record, "onnx"):
+            _onnx(record, model, shape)
+    record["status"] = "wrong" if record.get("wrong") else "refused" if record["faults"] else "ok"
+    return record
+
+
+@contextmanager
+def timed(record: dict[str, Any], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    record["seconds"][name] = round(time.perf_counter() - start, 3)
+
+
+@contextmanager
+def step(record: dict[str, Any], name: str) -> Iterator[None]:
+    """One check; whatever it raises is noted and the next one goes on."""
+    try:
+        with timed(record, name):
+            yield
+    except Exception as error:
+        user = isinstance(error, FxpruneError)
+        record["faults"].append(f"{name}: {'' if user else type(error).__name__ + ': '}{first_words(error)}")
+        record["crashed"] = record.get("crashed", False) or not user
+
+
+def first_words(error: Exception | None) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:400]
+
+
+# -- the checks ------------------------------------------------------------------------------------------------------
+
+
+def _speed(record: dict[str, Any], model: nn.Module) -> None:
+    """Capture and analysis against one dense forward pass, taken in turns, at the network's own picture size."""
+    shape = own_picture(model)
+    seconds: dict[str, list[float]] = {"capture": [], "analyse": [], "forward": []}
+    one, pair = pictures(shape, 1), torch.zeros(2, *shape, device="meta")
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        program = capture(model, pair)
+        middle = time.perf_counter()
+        couple(analyse(program))
+        seconds["analyse"].append(time.perf_counter() - middle)
+        seconds["capture"].append(middle - start)
+        start = time.perf_counter()
+        with torch.no_grad():
+            model.eval()(one)
+        seconds["forward"].append(time.perf_counter() - start)
+    record["analysis"] = {name: round(median(values), 4) for name, values in seconds.items()}
+
+
+def _exactness(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...]) -> None:
+    dense = copy.deepcopy(model).double().eval()
+    done = _halved(dense, shape, "cut")
+    record |= _described(model, done.report)
+    record["exact"] = _compared(dense, done, shape)
+    if done.report.approximate:
+        # What stays for users who keep their weights. The oracle alone judges it.
+        frozen = _halved(dense, shape, "freeze", proof=False)
+        record["kept_weights"] = _compared(dense, frozen, shape) | {"share": conv_share(model, frozen.report)}
+    outcomes = [record["exact"], record.get("kept_weights", {"error": 0.0})]
+    if any(one["error"] > EXACT and one["by"] == "oracle" for one in outcomes):
+        record["wrong"] = True
+        record["faults"].append("exact: differs from the oracle")
+
+
+def _halved(dense: nn.Module, shape: tuple[int, ...], approximate: str, proof: bool = True) -> fxprune.Compiled:
+    example = pictures(shape, 2, torch.float64)
+    options: dict[str, Any] = {"keep_rate": 0.5, "select": "random", "keep_weights": True, "seed": 3}
+    return fxprune.compile(dense, example, approximate=approximate, proof=proof, **options)
+
+
+def _compared(dense: nn.Module, done: fxprune.Compiled, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The smallest difference from the references, each of them right for networks of one kind, and which one it was.
+
+    "oracle" knows nothing of the engine, "proof" is the engine's own reference, for statistics that no module holds.
+    """
+    x = pictures(shape, 2, torch.float64)
+    found = done.module.eval()
+    references = {"oracle": oracle(dense, done.recipe)}
+    references["oracle, queries"] = query_rows_too(references["oracle"], done.recipe)
+    errors = {}
+    for name, reference in references.items():
+        errors[name] = _gap(reference, found, x)
+        if errors[name] > EXACT and done.report.approximate:
+            with kept_channels_only(reference, done.recipe):
+                errors[f"{name}, kept channels"] = _gap(reference, found, x)
+        if min(errors.values()) <= EXACT:
+            break
+    best = min(errors, key=errors.__getitem__)
+    outcome = {"error": errors[best], "by": best, "proof": done.report.proof_error, "signal": done.report.proof_signal}
+    if errors[best] > EXACT and done.report.proof_error is not None and done.report.proof_error <= 1e-5:
+        # Statistics over channels outside of modules: only the engine's own reference shows them the kept channels.
+        unlike = done.report.approximate or _functional(done)
+        outcome |= {"by": "proof", "oracle": errors[best]} if unlike else {"by": "oracle"}
+    elif errors[best] > EXACT:
+        outcome["by"] = "oracle"
+    return outcome
+
+
+def _functional(done: fxprune.Compiled) -> bool:
+    """Whether the network multiplies tensors outside of its layers, where the oracle zeroes no columns."""
+    products = {"matmul", "bmm", "einsum", "scaled_dot_product_attention", "conv2d", "linear", "sum"}
+    names = {getattr(node.target, "__name__", str(node.target)) for node in done.program.module.graph.nodes}
+    return bool(products & names)
+
+
+def _gap(reference: nn.Module, found: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        left, right = reference(x), found(x)
+    left, right = (pytree.tree_leaves(value) for value in (left, right))
+    return max(relative(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _described(model: nn.Module, report: Report) -> dict[str, Any]:
+    groups = prunable(report)
+    stuck = [group for group in groups if group.before > 1 and group.after >= group.before]
+    return {
+        "front_end": report.front_end,
+        "groups": len(groups),
+        "frozen_groups": sum(bool(group.producers) for group in report.groups) - len(groups),
+        "stuck_groups": len(stuck),
+        "share": conv_share(model, report),
+        "refused": {str(index): reason[:200] for index, reason in report.refused.items()},
+        "approximate": dict(Counter(reason.split(" (")[0] for reason in report.approximate.values())),
+        "frozen": _frozen(model, report),
+        "notes": [note[:200] for note in report.notes],
+    }
+
+
+def _frozen(model: nn.Module, report: Report) -> list[dict[str, Any]]:
+    """Reasons why convolutions stay as they are, the heaviest first: share of all conv parameters and one example."""
+    sizes = {f"{name}[{dim}]": weight.numel() for name, dim, weight in conv_weights(model)}
+    weights: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for group in report.groups:
+        for member in group.members:
+            if group.frozen and member in sizes:
+                reason = group.frozen[:200]
+                weights[reason] += sizes.pop(member)
+                example.setdefault(reason, member)
+    total = sum(weight.numel() for _, _, weight in conv_weights(model)) or 1
+    return [
+        {"reason": reason, "share": round(count / total, 4), "example": example[reason]}
+        for reason, count in weights.most_common(6)
+    ]
+
+
+def _training(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...], sparsity: float) -> None:
+    x = pictures(shape)
+    done = fxprune.compile(copy.deepcopy(model).train(), x, sparsity)
+    module = done.module.train()
+    outputs = [one for one in pytree.tree_leaves(module(x)) if isinstance(one, Tensor)]
+    torch.stack([one.square().mean() for one in outputs]).sum().backward()
+    gradients = {name: one.grad for name, one in module.named_parameters()}
+    bad = [name for name, one in gradients.items() if one is not None and not bool(one.isfinite().all())]
+    torch.optim.SGD(module.parameters(), lr=1e-3).step()
+    with torch.no_grad():
+        after = [one for one in pytree.tree_leaves(module.eval()(x)) if isinstance(one, Tensor)]
+    report = done.report
+    record.setdefault("training", {})[str(sparsity)] = {
+        "parameters": report.after.parameters,
+        "refused": len(report.refused),
+        "without_gradient": sum(one is None for one in gradients.values()),
+        "proof": report.proof_error,
+    }
+    if bad or not all(bool(one.isfinite().all()) for one in (*outputs, *after)):
+        record["wrong"] = True
+        record["faults"].append(f"training at {sparsity}: not finite: {bad[0] if bad else 'the outputs'}")
+
+
+def _onnx(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...]) -> None:
+    options: dict[str, Any] = {"keep_rate": 0.5, "select": "random", "keep_weights": True, "seed": 3}
+    done = fxprune.compile(model, pictures(shape), proof=False, approximate="cut", **options)
+    with tempfile.TemporaryDirectory() as folder:
+        report = done.to_onnx(Path(folder) / "net.onnx")
+    record["onnx"] = {"difference": float(report.difference), "dynamic": report.dynamic_batch}
+    if not report.difference <= ONNX:
+        record["wrong"] = True
+        record["faults"].append(f"onnx: differs from torch by {report.difference:.1e}")

@@ -1,0 +1,74 @@
+"""References for networks whose channels meet outside of layers. They use a recipe's names and indices only."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fxprune.program import named_tensors
+from fxprune.recipe import Recipe
+
+
+def query_rows_too(zeroed: nn.Module, recipe: Recipe) -> nn.Module:
+    """The zeroed network with removed outputs of linear layers silent as well.
+
+    Queries and keys of attention meet in a product that no layer holds: what is gone from both must count as zero.
+    """
+    silent = copy.deepcopy(zeroed)
+    with torch.no_grad():
+        for path, part in silent.named_modules():
+            kept = recipe.kept.get(f"{path}.weight", {}).get(0)
+            if isinstance(part, nn.Linear | nn.Conv2d) and kept is not None and getattr(part, "groups", 1) == 1:
+                gone = torch.ones(len(part.weight), dtype=torch.bool)
+                gone[kept] = False
+                for tensor in (part.weight, part.bias):
+                    if tensor is not None:
+                        tensor[gone] = 0
+    return silent
+
+
+@contextmanager
+def kept_channels_only(model: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """Layer, group and RMS normalisations of this network compute their statistics from the channels that the recipe
+    keeps of their weights; removed channels come out as zero.
+    """
+    kept = {id(tensor): recipe.kept.get(name, {}).get(0) for name, tensor in named_tensors(model).items()}
+    with _OverKept({key: torch.tensor(value) for key, value in kept.items() if value is not None}):
+        yield
+
+
+class _OverKept(TorchFunctionMode):
+    def __init__(self, kept: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        plain = {F.layer_norm: (2, -1), F.group_norm: (2, 1), F.rms_norm: (2, -1)}.get(func)
+        if plain is None:
+            return func(*args, **kwargs)
+        names = {F.layer_norm: _LAYER, F.group_norm: _GROUP, F.rms_norm: _RMS}[func]
+        bound = dict(zip(names, args, strict=False)) | kwargs
+        kept = self.kept.get(id(bound.get("weight")))
+        if kept is None:
+            return func(**bound)
+        x, dim = bound["input"], plain[1]
+        few = dict(bound, input=x.index_select(dim, kept))
+        for vector in ("weight", "bias"):
+            if few.get(vector) is not None:
+                few[vector] = few[vector][kept]
+        if "normalized_shape" in few:
+            few["normalized_shape"] = (len(kept),)
+        return torch.zeros_like(x).index_copy(dim, kept, func(**few))
+
+
+_LAYER = ("input", "normalized_shape", "weight", "bias", "eps")
+_GROUP = ("input", "num_groups", "weight", "bias", "eps")
+_RMS = ("input", "normalized_shape", "weight", "eps")
