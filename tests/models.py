@@ -108,3 +108,4 @@ import models_layers  # noqa: E402, F401
 import models_layout  # noqa: E402, F401
 import models_mixed  # noqa: E402, F401
 import models_modes  # noqa: E402, F401
+import models_writes  # noqa: E402, F401

@@ -122,42 +122,6 @@ def spectral_norm() -> nn.Module:
     return Net(lambda s, x: s.c(s.b(s.a(s.m(x))).relu()), **parts)
 
 
-@stopped({"a.weight[0]": ("a write into a view", "copy_"), "side.weight[0]": ("a write into a view",)}, FREE)
-def view_assigned() -> nn.Module:
-    def run(s: Net, x: Tensor) -> Tensor:
-        y = s.side(x)
-        x = s.a(s.m(x))
-        x[:, :4] = y
-        return s.c(s.b(x).relu())
-
-    return Net(run, side=conv(3, 4), **_convs())
-
-
-@stopped(
-    {"a.weight[0]": ("a write into a view", "aten.add_", "at add_"), "side.weight[0]": ("a write into a view",)}, FREE
-)
-def view_added_to() -> nn.Module:
-    def run(s: Net, x: Tensor) -> Tensor:
-        y = s.side(x)
-        x = s.a(s.m(x))
-        x[:, :4].add_(y)
-        return s.c(s.b(x).relu())
-
-    return Net(run, side=conv(3, 4), **_convs())
-
-
-@stopped({"a.weight[0]": ("a write into a view", "aten.")}, FREE)
-def view_filled() -> nn.Module:
-    """A number written into some channels."""
-
-    def run(s: Net, x: Tensor) -> Tensor:
-        x = s.a(s.m(x))
-        x[:, :4] = 0.3
-        return s.c(s.b(x).relu())
-
-    return Net(run, **_convs())
-
-
 CHOSEN = {"m.weight": (6, 3, 3, 3), "a.weight": (9, 6, 3, 3), "b.weight": (5, 6, 3, 3), "c.weight": (4, 5, 1, 1)}
 
 

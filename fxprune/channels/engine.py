@@ -145,7 +145,6 @@ class LabelMode(TorchDispatchMode):
         self.context = context
         self.paused = False  # while the engine handles labels itself
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.storages: dict[int, Tensor] = {}  # storage -> the first tensor seen on it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -176,29 +175,10 @@ class LabelMode(TorchDispatchMode):
         if rule is None:
             freeze_everything(context, call, "no rule for this operator")
             return
-        written = self._written_view(func, call)
         try:
             rule(context, call)
         except Exception as error:  # a case the rule's author did not think of: give up channels, not correctness
             freeze_everything(context, call, f"the rule for this operator failed: {type(error).__name__}: {error}")
-        if written is not None:
-            self._freeze_written(written, call)
-
-    def _written_view(self, func: Any, call: Call) -> Tensor | None:
-        """The first tensor on the storage that this call writes other tensors' values into through a view, if any.
-
-        A view of all its elements is as good as the tensor itself: what meets there is tied for both.
-        """
-        for result in call.results():
-            base = self.storages.setdefault(result.untyped_storage()._cdata, result)
-            partial = base is not result and base.numel() != result.numel()
-            if partial and func._schema.is_mutable and len(tensors_in(call.arguments.values())) > 1:
-                return base
-        return None
-
-    def _freeze_written(self, base: Tensor, call: Call) -> None:
-        for tensor in (base, *call.results(), *tensors_in(call.arguments.values())):
-            self.context.freeze_all(self.context.of(tensor), "a write into a view")
 
 
 def plain_layout(func: Any, result: Any) -> Any:

@@ -119,7 +119,7 @@ class Patcher:
                 leaf.groups = self.rows_left(claim)
             elif claim.kind == "num_groups":
                 leaf.num_groups = self.rows_left(claim)
-            elif claim.kind == "pad":
+            elif claim.kind == "pad" and hasattr(leaf, "padding"):  # LocalResponseNorm pads with numbers of its own
                 leaf.padding = replaced(leaf.padding, claim.detail, self.alive(claim))
         if isinstance(leaf, nn.GroupNorm):
             leaf.num_channels = self.wanted(node)[1]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.channels.atoms import Atoms
+from fxprune.channels.balance import Ints as Ints
+from fxprune.channels.balance import balanced_sets, free_rows, same_in_each_row
 from fxprune.channels.layers import FIXED
-
-Ints = NDArray[np.int64]
 
 
 @dataclass
@@ -151,37 +151,21 @@ def _parts_left(roots: Ints, dim: int) -> int:
 
 
 def _balance(components: Components, atoms: Atoms, ties: Ties) -> tuple[Components, bool]:
-    """Rows that must keep equally many channels: remembered for the plan where they can be chosen freely, else tied."""
+    """Rows that must keep equally many channels: remembered for the plan where they can be chosen freely; else the
+    smallest sets that do are tied.
+    """
     remembered: list[tuple[Ints, int]] = []
     added = False
     for balance in atoms.balances:
         matrix = balance.atoms.numpy()
         frozen = components.frozen(matrix)
         roots = np.where(frozen, FIXED, components.root[matrix])
-        if frozen.all() or _same_in_each_row(roots):
+        if frozen.all() or same_in_each_row(roots):
             continue
-        if _free_rows(components, matrix, roots):
+        if free_rows(roots):
             remembered.append((matrix, balance.site))
             continue
-        ties.add(matrix[:1], matrix, balance.site)
+        for members in balanced_sets(roots):
+            ties.add(members[:1], members[1:], balance.site)
         added = True
     return Components(components.root, components.stuck, tuple(remembered)), added
-
-
-def _same_in_each_row(roots: Ints) -> bool:
-    ordered = np.sort(roots, axis=1)
-    return bool((ordered == ordered[:1]).all())
-
-
-def _free_rows(components: Components, matrix: Ints, roots: Ints) -> bool:
-    """Each component lies in one row, equally often, and none of them is frozen."""
-    if components.frozen(matrix).any():
-        return False
-    names, local, counts = np.unique(roots, return_inverse=True, return_counts=True)
-    if (counts != counts[0]).any():
-        return False
-    row = np.repeat(np.arange(matrix.shape[0]), matrix.shape[1])
-    low, high = np.full(len(names), matrix.shape[0]), np.zeros(len(names), dtype=np.int64)
-    np.minimum.at(low, local.reshape(-1), row)
-    np.maximum.at(high, local.reshape(-1), row)
-    return bool((low == high).all())

@@ -18,32 +18,57 @@ _BATCH, _ROW, _SUM, _COLUMN = range(4)  # the common index space of both operand
 
 @rule("mm")
 def matrix_product(ctx: Context, call: Call) -> None:
-    layers = _product(ctx, call.tensor("self"), call.tensor("mat2"), 0)
+    layers = _product(ctx, ctx.of(call.tensor("self")), ctx.of(call.tensor("mat2")), 0)
     ctx.label(call.result, layers)
 
 
 @rule("bmm")
 def batched_product(ctx: Context, call: Call) -> None:
-    ctx.label(call.result, _product(ctx, call.tensor("self"), call.tensor("mat2"), 0))
+    ctx.label(call.result, _product(ctx, ctx.of(call.tensor("self")), ctx.of(call.tensor("mat2")), 0))
 
 
 @rule("addmm")
 def product_and_bias(ctx: Context, call: Call) -> None:
-    layers = _product(ctx, call.tensor("mat1"), call.tensor("mat2"), 1)
+    layers = _product(ctx, ctx.of(call.tensor("mat1")), ctx.of(call.tensor("mat2")), 1)
     product = Labels(tuple(call.result.shape), tuple(layers))
     ctx.label(call.result, ctx.unify(product, ctx.of(call.tensor("self"))))
 
 
 @rule("baddbmm")
 def batched_product_and_bias(ctx: Context, call: Call) -> None:
-    layers = _product(ctx, call.tensor("batch1"), call.tensor("batch2"), 1)
+    layers = _product(ctx, ctx.of(call.tensor("batch1")), ctx.of(call.tensor("batch2")), 1)
     product = Labels(tuple(call.result.shape), tuple(layers))
     ctx.label(call.result, ctx.unify(product, ctx.of(call.tensor("self"))))
 
 
-def _product(ctx: Context, left_tensor: Tensor, right_tensor: Tensor, operand: int) -> list[Tensor]:
+@rule("mv")
+def product_with_vector(ctx: Context, call: Call) -> None:
+    ctx.label(call.result, _times_vector(ctx, call, "self", 0))
+
+
+@rule("addmv")
+def product_with_vector_and_bias(ctx: Context, call: Call) -> None:
+    product = Labels(tuple(call.result.shape), tuple(_times_vector(ctx, call, "mat", 1)))
+    ctx.label(call.result, ctx.unify(product, ctx.of(call.tensor("self"))))
+
+
+def _times_vector(ctx: Context, call: Call, matrix: str, operand: int) -> list[Tensor]:
+    """The vector as a matrix of one column. What is gone counts as zero in the matrix, so the vector is no weight."""
+    column = insert_dims(ctx.of(call.tensor("vec")), [1])
+    column = Labels(column.shape, column.layers)
+    return [layer.squeeze(1) for layer in _product(ctx, ctx.of(call.tensor(matrix)), column, operand)]
+
+
+@rule("dot", "vdot")
+def inner_product(ctx: Context, call: Call) -> None:
+    other = call.tensor("other" if "other" in call.arguments else "tensor")
+    for layer in ctx.unify(ctx.of(call.tensor("self")), ctx.of(other)):
+        ctx.contracted(0, layer)
+    ctx.label(call.result, ())
+
+
+def _product(ctx: Context, left: Labels, right: Labels, operand: int) -> list[Tensor]:
     """Layers of left @ right. `operand` is the argument position of `left`; `right` follows it."""
-    left, right = ctx.of(left_tensor), ctx.of(right_tensor)
     batched = left.ndim == 3
     weight = right if right.source and not left.source else left if left.source and not right.source else None
     left_wide = insert_dims(left, [_COLUMN] if batched else [_BATCH, _COLUMN])

@@ -25,6 +25,7 @@ _OUTCOME = {"view": torch.reshape, "_unsafe_view": torch.reshape, "reshape": tor
     "permute",
     "pixel_unshuffle",
     "reshape",
+    "rot90",
     "squeeze",
     "t",
     "transpose",

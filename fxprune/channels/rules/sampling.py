@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from fxprune.channels.context import Context
-from fxprune.channels.layers import varying
+from fxprune.channels.layers import along, varying
 from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule
 
@@ -59,3 +59,29 @@ def windows(ctx: Context, call: Call) -> None:
         flat = layer.squeeze(-1)
         layers.append(flat.repeat_interleave(places, dim=channel) if channel in varying(layer) else flat)
     ctx.label(call.result, layers)
+
+
+@rule("col2im")
+def windows_back(ctx: Context, call: Call) -> None:
+    """The rows of all places in the window add up to one channel: (N, C*k*k, L) -> (N, C, H, W)."""
+    tensor = call.tensor("self")
+    labels = ctx.fold_all(ctx.of(tensor), {tensor.ndim - 1})
+    channel = tensor.ndim - 2
+    places = tensor.shape[channel] // call.result.shape[channel]
+    layers = []
+    for layer in labels.layers:
+        if channel in varying(layer):
+            blocks = ctx.fold(layer, varying(layer) - {channel}).reshape(-1, places)
+            ctx.tie(blocks[:, :1], blocks)
+            layer = along(blocks[:, 0], channel, tensor.ndim)
+        layers.append(layer.unsqueeze(-1))
+    ctx.label(call.result, layers)
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpooled(ctx: Context, call: Call) -> None:
+    """Each channel is laid out anew at places of its own."""
+    tensor = call.tensor("self")
+    pixels = range(tensor.ndim - (3 if "3d" in call.function._schema.name else 2), tensor.ndim)
+    values, places = (ctx.fold_all(ctx.of(call.tensor(name)), pixels) for name in ("self", "indices"))
+    ctx.label(call.result, ctx.unify(values, places))
