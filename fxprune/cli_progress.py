@@ -21,7 +21,7 @@ class Phases:
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
             TextColumn("{task.elapsed:.1f} s", justify="right"),
-            console=Console(stderr=True),
+            console=Console(file=sys.stderr),  # this one, whoever takes its place for a while
             transient=True,
             redirect_stdout=False,
             disable=not (shown and sys.stderr.isatty()),
