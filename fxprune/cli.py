@@ -137,6 +137,37 @@ def explain_command(
         print(json.dumps({"model": origin, "layer": layer, "groups": [one.to_dict() for one in told]}, indent=1))
 
 
+@app.command("plan")
+@one_line_errors
+def plan_command(
+    model: options.Spec,
+    sparsity: options.Sparsities,
+    policy: options.Policy = None,
+    coupling: options.Coupling = None,
+    average: options.Average = None,
+    only: options.Only = None,
+    ignore: options.Ignore = None,
+    seed: options.Seed = 0,
+    input: options.Input = None,
+    as_json: options.Json = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Foresee the widths of MODEL at one sparsity or several, from its shapes alone.
+
+    fxprune plan torchvision:resnet50 --sparsity 0.9 --sparsity 0.98
+    """
+    asked = {"policy": policy, "coupling": coupling, "average": average, "only": only or None, "ignore": ignore or None}
+    given = {name: value for name, value in asked.items() if value is not None}
+    from fxprune.cli_plan import forecast_view, forecasts
+    from fxprune.cli_report import show
+
+    found = forecasts(model, sparsity, input or (), {**given, "seed": seed})
+    if as_json:
+        print(json.dumps({"model": model, "forecasts": [one.to_dict() for one in found]}, indent=1))
+    else:
+        show(forecast_view(model, found))
+
+
 @app.command("zoo")
 @one_line_errors
 def zoo_command(as_json: options.Json = False, traceback: options.Traceback = False) -> None:

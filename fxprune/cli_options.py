@@ -27,6 +27,9 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Spec = Annotated[
+    str, typer.Argument(help="zoo:NAME, torchvision:NAME or timm:NAME.", metavar="SPEC", show_default=False)
+]
 Input = Annotated[
     list[str] | None,
     _option(
@@ -62,6 +65,7 @@ Json = Annotated[bool, _flag("--json", "Print JSON on stdout and nothing else.",
 Quiet = Annotated[bool, _flag("--quiet", "No progress on stderr.", _OUT, "-q")]
 
 Sparsity = Annotated[float | None, _option("Fraction of weights to do without, as in 0.98.", _WHAT, metavar="S")]
+Sparsities = Annotated[list[float], _option("Fraction of weights to do without; repeatable.", _WHAT, metavar="S")]
 KeepRate = Annotated[float | None, _option("Or: fraction of channels that every layer keeps.", _WHAT, metavar="R")]
 Only = Annotated[list[str] | None, _option("Only layers whose names match; repeatable.", _WHAT, metavar="GLOB")]
 Ignore = Annotated[list[str] | None, _option("No layers whose names match; repeatable.", _WHAT, metavar="GLOB")]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from fxprune.averages import AVERAGES
 from fxprune.capture.inputs import choose_inputs
 from fxprune.capture.module import capture, check_model
 from fxprune.channels.engine import analyse
@@ -17,6 +18,7 @@ from fxprune.densities import RANKINGS
 from fxprune.errors import OptionError
 from fxprune.manager import Observer, Pass, PassManager
 from fxprune.metarun import plain_mode
+from fxprune.passes.expect import Expect
 from fxprune.passes.initialise import MODES, Initialise
 from fxprune.passes.mask import Mask
 from fxprune.passes.plan import COUPLINGS, Plan
@@ -24,7 +26,7 @@ from fxprune.passes.reinit import Reinit
 from fxprune.passes.select import Select
 from fxprune.passes.sensitivity import POLICIES, Sensitivity
 from fxprune.passes.shrink import Shrink
-from fxprune.passes.sparsity import AVERAGES, Sparsity
+from fxprune.passes.sparsity import Sparsity
 from fxprune.passes.uniform import SELECTIONS, Uniform
 from fxprune.phases import measured, phase
 from fxprune.program import Program, skeleton_of
@@ -113,6 +115,16 @@ class Analyse:
 def finding_passes(options: Options) -> list[Pass]:
     """Up to Prunable: what can be removed at all."""
     return [Analyse(options.inexact), Select(options.only, options.ignore)]
+
+
+def foreseeing_passes(options: Options) -> list[Pass]:
+    """From Prunable to WidthPlan by shapes alone: the widths to expect at Kaiming initialisation."""
+    assert options.sparsity is not None
+    return [
+        Expect(options.sparsity, options.average),
+        Sensitivity(options.policy, options.seed),
+        Plan(options.coupling),
+    ]
 
 
 def cutting_passes(options: Options) -> list[Pass]:

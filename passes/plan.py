@@ -16,24 +16,26 @@ COUPLINGS = ("max", "keep", "min")
 
 @dataclass(frozen=True)
 class Plan:
-    """Before: SensitivityReport, SparsityReport, WeightMasks. After: WidthPlan (paper A, Algorithm 1, lines 14-18).
+    """Before: SensitivityReport, SparsityReport. After: WidthPlan (paper A, Algorithm 1, lines 14-18).
 
     A resilient member asks for ceil(width x density) channels of the group, at least one; a sensitive one for all of
     them.
     coupling   what a group of several members gets: "max" the largest request (never cuts a sensitive layer), "keep"
                all its channels, "min" the smallest request
-    Channels with most surviving weights stay; of equal ones those with the lowest index.
+    Channels with most weights surviving under WeightMasks stay; of equal ones, and without masks, those with the lowest
+    index.
     """
 
     coupling: str = "max"
     name: ClassVar[str] = "plan"
-    requires: ClassVar[tuple[type, ...]] = (Couplings, Prunable, SensitivityReport, SparsityReport, WeightMasks)
+    requires: ClassVar[tuple[type, ...]] = (Couplings, Prunable, SensitivityReport, SparsityReport)
 
     def run(self, program: Program) -> Program:
         if self.coupling not in COUPLINGS:
             raise OptionError(f"unknown coupling rule {self.coupling!r}: choose {', '.join(COUPLINGS)}")
         couplings = program.fact(Couplings)
-        scores = channel_scores(couplings, program.fact(WeightMasks).masks.items())
+        known = program.facts.get(WeightMasks)
+        scores = channel_scores(couplings, known.masks.items() if known else ())
         kept = {}
         for group in couplings.prunable():
             if group.index in program.fact(Prunable).frozen:

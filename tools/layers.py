@@ -13,8 +13,18 @@ from pathlib import Path
 
 CORE, PASSES = 2, 3
 # A module may import what stands lower. "" is the package itself, `__init__.py`; names not listed are CORE.
-RANKS = {"errors": 0, "program": 1, "passes": PASSES, "pipeline": 4, "learner": 5, "": 6, "cli": 8, "__main__": 9}
-RANKS |= {f"cli_{part}": 7 for part in ("errors", "explain", "options", "progress", "report", "work")}
+RANKS = {
+    "errors": 0,
+    "program": 1,
+    "passes": PASSES,
+    "pipeline": 4,
+    "learner": 5,
+    "planning": 5,
+    "": 6,
+    "cli": 8,
+    "__main__": 9,
+}
+RANKS |= {f"cli_{part}": 7 for part in ("errors", "explain", "options", "plan", "progress", "report", "work")}
 FOLDERS = ("fxprune", "passes", "tests", "tools")
 
 

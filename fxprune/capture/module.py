@@ -30,7 +30,7 @@ def as_inputs(example: Any) -> Inputs:
     return Inputs((example,))
 
 
-def check_model(model: object) -> None:
+def check_model(model: object, *, shapes_only: bool = False) -> None:
     """Raise CaptureError for what is no network, has no numbers, or has names that are unsafe in source code."""
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("a ScriptModule has no Python source to trace: pass the nn.Module that it was made from")
@@ -42,21 +42,25 @@ def check_model(model: object) -> None:
     for name, tensor in named_tensors(model).items():
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise CaptureError(f"{name} is not initialised yet: run the network once, then compile it")
-        if tensor.is_meta:
+        if tensor.is_meta and not shapes_only:
             raise CaptureError(f"{name} is on the meta device and holds no numbers: load the weights first")
 
 
-def capture(model: nn.Module, example: Any, *, record_sources: bool = False, compare: bool = False) -> Program:
+def capture(
+    model: nn.Module, example: Any, *, record_sources: bool = False, compare: bool = False, shapes_only: bool = False
+) -> Program:
     """Trace `model` into a Program that shares the model's tensors.
 
     example         example inputs, see `as_inputs`; only shapes and dtypes of tensors count
     record_sources  keep the user's source line of every node (slower; for `explain`)
     compare         run model and graph once on random numbers; where they differ, torch.export is tried instead
 
+    shapes_only     the model may be on the meta device; the program then holds no numbers
+
     Raises CaptureError when the names are unsafe, the inputs do not fit, or neither torch.fx nor torch.export can
     follow.
     """
-    check_model(model)
+    check_model(model, shapes_only=shapes_only)
     inputs = as_inputs(example)
     try:
         skeleton, tensors = skeleton_of(model)

@@ -23,17 +23,19 @@ _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
 _FETCHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
-def build_spec(spec: str, seed: int = 0) -> Loaded:
+def build_spec(spec: str, seed: int = 0, *, shapes_only: bool = False) -> Loaded:
     """Build the network a spec names, `source:name[?key=value&...]`, with fresh weights.
 
     The sources are zoo, torchvision and timm; keys are options of their constructors (`num_classes` everywhere).
-    seed  in [0, 2**32); the same spec, seed and versions give the same weights. torch's global generator is restored.
+    seed         in [0, 2**32); the same spec, seed and versions give the same weights. torch's global generator is
+                 restored.
+    shapes_only  build on the meta device: no number is allocated or drawn
 
     Raises LoadError for unknown sources and names (with the nearest ones), for options the network does not take, and
     when torchvision or timm is not installed; OptionError for a seed outside its range.
     """
     source, name, options = _parse(spec)
-    module = built(spec, seed, lambda: _SOURCES[source](name, options, seed))
+    module = built(spec, seed, lambda: _SOURCES[source](name, options, seed), "meta" if shapes_only else "cpu")
     hint = zoo.entry(name).input_shape if source == "zoo" else None
     return Loaded(module, origin=spec, name=name, input_hint=hint, fresh=True)
 
@@ -43,11 +45,11 @@ def is_spec(text: str) -> bool:
     return text.partition(":")[0] in _SOURCES and ":" in text
 
 
-def built(spec: str, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """What `make` returns when it draws on the CPU from a generator seeded with `seed`. Raises LoadError."""
+def built(spec: str, seed: int, make: Callable[[], nn.Module], device: str = "cpu") -> nn.Module:
+    """What `make` returns when it draws on `device` from a generator seeded with `seed`. Raises LoadError."""
     LoadOptions(seed=seed)  # checks it
     try:
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        with torch.device(device), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
             return make()
     except FxpruneError:
