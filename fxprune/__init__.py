@@ -17,9 +17,20 @@ if TYPE_CHECKING:
     from fxprune.explanation import Explanation, explain
     from fxprune.learner import StructureLearner
     from fxprune.pipeline import compile
+    from fxprune.planning import plan
     from fxprune.recipe import Recipe
 
-__all__ = ["Compiled", "Explanation", "FxpruneError", "Recipe", "StructureLearner", "apply", "compile", "explain"]
+__all__ = [
+    "Compiled",
+    "Explanation",
+    "FxpruneError",
+    "Recipe",
+    "StructureLearner",
+    "apply",
+    "compile",
+    "explain",
+    "plan",
+]
 
 _HOMES = {
     "Compiled": "fxprune.compiled",
@@ -29,6 +40,7 @@ _HOMES = {
     "StructureLearner": "fxprune.learner",
     "compile": "fxprune.pipeline",
     "explain": "fxprune.explanation",
+    "plan": "fxprune.planning",
 }
 
 

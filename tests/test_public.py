@@ -12,7 +12,17 @@ from torch import nn
 import fxprune
 from fxprune import zoo
 
-PUBLIC = ["Compiled", "Explanation", "FxpruneError", "Recipe", "StructureLearner", "apply", "compile", "explain"]
+PUBLIC = [
+    "Compiled",
+    "Explanation",
+    "FxpruneError",
+    "Recipe",
+    "StructureLearner",
+    "apply",
+    "compile",
+    "explain",
+    "plan",
+]
 
 
 def test_public_names_are_these() -> None:
