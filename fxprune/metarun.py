@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -23,27 +23,82 @@ def plain_mode() -> Iterator[None]:
 
 
 class OnPaper(TorchDispatchMode):
-    """Answers the commonest operators itself: PyTorch's meta decompositions of them take milliseconds a call."""
+    """Runs every operator by `on_paper`."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
-        if name in _SHAPE_KEEPING:
-            return torch.empty_like(args[0])
-        if name == "aten::_native_batch_norm_legit_no_training" or (name == "aten::native_batch_norm" and not args[5]):
-            return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
-        return func(*args, **(kwargs or {}))
+        return on_paper(func, args, kwargs or {})
 
 
-_ACTIVATIONS = ("relu", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "hardtanh")
-_SHAPE_KEEPING = {f"aten::{name}" for name in _ACTIVATIONS}
+def on_paper(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The result of an ATen call on the meta device.
+
+    The commonest operators are answered here: PyTorch works them out in Python, up to a millisecond a call.
+    """
+    answer = _ANSWERS.get(func)
+    found = None if answer is None or kwargs else answer(args)
+    return func(*args, **kwargs) if found is None else found
+
+
+def _blank(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device="meta")
+
+
+def _plain(value: Any) -> bool:
+    """A tensor of floats in row-major order: whatever is computed from such ones alone is one, too."""
+    return isinstance(value, Tensor) and value.is_meta and value.is_contiguous() and value.is_floating_point()
+
+
+def _same_shape(args: tuple[Any, ...]) -> Tensor | None:
+    return _blank(args[0], args[0].shape) if _plain(args[0]) else None
+
+
+def _written(args: tuple[Any, ...]) -> Tensor | None:
+    """An operator that writes into its first argument and returns it."""
+    return args[0] if _plain(args[0]) else None
+
+
+def _arithmetic(args: tuple[Any, ...]) -> Tensor | None:
+    left, right = args[:2]
+    if not (_plain(left) and _plain(right) and left.dtype == right.dtype and left.ndim == right.ndim):
+        return None
+    return _blank(left, torch.broadcast_shapes(left.shape, right.shape))
+
+
+def _normalised(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Batch norm with running statistics; the saved ones are empty then."""
+    if not _plain(args[0]):
+        return None
+    return _blank(args[0], args[0].shape), _blank(args[0], (0,)), _blank(args[0], (0,))
+
+
+def _pooled(args: tuple[Any, ...]) -> Tensor | None:
+    tensor, dims, keep = (*args, False)[:3]
+    if not _plain(tensor) or tensor.ndim != 4 or sorted(dim % 4 for dim in dims or ()) != [2, 3]:
+        return None
+    return _blank(tensor, (*tensor.shape[:2], 1, 1) if keep else tensor.shape[:2])
+
+
+_aten = torch.ops.aten
+_ACTIVATIONS = ("relu", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "hardtanh", "tanh")
+_ANSWERS: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
+    **{getattr(_aten, name).default: _same_shape for name in (*_ACTIVATIONS, "clone")},
+    **{getattr(_aten, f"{name}_").default: _written for name in _ACTIVATIONS},
+    **{getattr(_aten, name).Tensor: _arithmetic for name in ("add", "sub", "mul", "div")},
+    _aten._native_batch_norm_legit_no_training.default: _normalised,
+    _aten.native_batch_norm.default: lambda args: None if args[5] else _normalised(args),
+    _aten.mean.dim: _pooled,
+}
 
 
 @contextmanager
-def on_meta(module: nn.Module, mode: str = "eval") -> Iterator[None]:
-    """Everything inside makes tensors without storage, in train or eval mode; the module is left in eval mode."""
+def on_meta(module: nn.Module, mode: str = "eval", operators: TorchDispatchMode | None = None) -> Iterator[None]:
+    """Everything inside makes tensors without storage, in train or eval mode; the module is left in eval mode.
+
+    operators   what runs them, if it is to be more than `on_paper`
+    """
     module.train(mode == "train")
     try:
-        with torch.no_grad(), torch.device("meta"), OnPaper():  # type: ignore[no-untyped-call]
+        with torch.no_grad(), torch.device("meta"), operators or OnPaper():  # type: ignore[no-untyped-call]
             yield
     finally:
         module.eval()

@@ -7,8 +7,6 @@ therefore cannot touch a real weight by accident, and copying a program costs wh
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -17,10 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.copying import Graphed, copied, graph_twin
 from fxprune.errors import PassError
 
 Fact = TypeVar("Fact")
-Copied = TypeVar("Copied")
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,21 @@ def loose_tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by qualified name; a tied tensor appears under each of its names."""
-    found: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    found.update(module.named_buffers(remove_duplicate=False))
-    return found
+    """Every parameter, then every buffer, by qualified name; a tied tensor appears under each of its names."""
+    parts = list(_named_parts(module, ""))
+    found: dict[str, Tensor | None] = {}
+    for prefix, part in parts:
+        found.update((prefix + name, one) for name, one in part._parameters.items())
+    for prefix, part in parts:
+        found.update((prefix + name, one) for name, one in part._buffers.items())
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _named_parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    yield prefix, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _named_parts(child, f"{prefix}{name}.")
 
 
 def first_names(program: Program) -> dict[str, str]:
@@ -123,27 +132,34 @@ def meta_like(tensor: Tensor, shape: torch.Size | None = None) -> Tensor:
     return empty
 
 
-def materialise(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Copy a skeleton with real tensors in it. The tensors are used as they are, not copied."""
+class Skeleton(fx.GraphModule):
+    """A graph over modules without numbers. It is walked, never called, so no Python is generated for it."""
+
+    def recompile(self) -> Any:
+        """Nothing to do."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> fx.GraphModule:
+        return graph_twin(self, memo, Skeleton)
+
+
+def materialise(
+    module: fx.GraphModule,
+    tensors: Mapping[str, Tensor],
+    kind: type[Graphed] = fx.GraphModule,  # type: ignore[assignment]
+) -> Graphed:
+    """Copy a skeleton with real tensors in it, to be called. The tensors are used as they are, not copied."""
     memo: dict[int, Any] = {}
     for name, empty in named_tensors(module).items():
         real = tensors[name]
         if isinstance(empty, nn.Parameter) and not isinstance(real, nn.Parameter):
             real = nn.Parameter(real, requires_grad=empty.requires_grad)
         memo.setdefault(id(empty), real)
-    return copied(module, memo)
-
-
-def copied(thing: Copied, memo: dict[int, Any] | None = None) -> Copied:
-    """A deep copy, without the warning that PyTorch gives when it copies an exported graph's input specification."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(thing, memo)
+    return graph_twin(module, memo, kind)
 
 
 def adopt(module: fx.GraphModule, skeleton: nn.Module, graph: fx.Graph) -> None:
     """Give a GraphModule the modules and tensors that another graph over the same skeleton needs."""
-    other = fx.GraphModule(skeleton, graph)
+    other = Skeleton(skeleton, graph)
     for name, child in other.named_modules():
         if name and not _has(module, name):
             module.add_submodule(name, child)

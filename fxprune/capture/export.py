@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.program import Inputs, Program, copied, loose_tensors, meta_like, named_tensors, real_tensors, skeleton_of
+from fxprune.copying import copied
+from fxprune.program import (
+    Inputs,
+    Program,
+    Skeleton,
+    loose_tensors,
+    meta_like,
+    named_tensors,
+    real_tensors,
+    skeleton_of,
+)
 from fxprune.quiet import quiet
 
 _aten = torch.ops.aten
@@ -27,7 +37,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     module, tensors = skeleton_of(exported.module(check_guards=False))
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)
-    module = fx.GraphModule(module, module.graph, class_name=type(model).__name__)  # one whose train() works
+    module = Skeleton(module, module.graph, class_name=type(model).__name__)  # one whose train() works
     _keep_counters(module, model, tensors)
     train = fx.Graph()
     train.output(train.graph_copy(module.graph, {}, False))

@@ -16,7 +16,7 @@ from fxprune.capture.trace import bind_arguments, same_graph, trace
 from fxprune.compare import difference, random_inputs
 from fxprune.errors import CaptureError
 from fxprune.metarun import meta_values, on_meta
-from fxprune.program import Inputs, Program, adopt, materialise, named_tensors, real_tensors, skeleton_of
+from fxprune.program import Inputs, Program, Skeleton, adopt, materialise, named_tensors, real_tensors, skeleton_of
 
 
 def as_inputs(example: Any) -> Inputs:
@@ -86,7 +86,7 @@ def _by_fx(
 ) -> Program:
     train = trace(skeleton, given, training=True, record_sources=record_sources)
     evaluate = trace(skeleton, given, training=False, record_sources=record_sources)
-    module = fx.GraphModule(skeleton, evaluate, class_name=type(skeleton).__name__)
+    module = Skeleton(skeleton, evaluate, class_name=type(skeleton).__name__)
     train_graph = None if same_graph(train, evaluate) else train
     if train_graph is not None:
         adopt(module, skeleton, train_graph)
@@ -113,7 +113,7 @@ def check_same(model: nn.Module, program: Program) -> None:
     inputs = random_inputs(program.inputs, 0)
     own = structure_copy(model, clone_buffers=True).eval()
     numbers = {name: one if isinstance(one, nn.Parameter) else one.clone() for name, one in program.tensors.items()}
-    graph = materialise(program.module, numbers)
+    graph: nn.Module = materialise(program.module, numbers)
     outputs = []
     for network in (own, graph.eval()):
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -26,7 +26,7 @@ from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalis
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
 from fxprune.errors import first_line
-from fxprune.metarun import meta_values, on_meta
+from fxprune.metarun import meta_values, on_meta, on_paper
 from fxprune.program import Program, named_tensors
 
 
@@ -119,7 +119,7 @@ def _walk(
     walker = LabelWalker(program.module, graph, mode, freeze_nodes, seen)
     values = meta_values(graph, program.inputs)
     try:
-        with on_meta(program.module, context.mode), mode:
+        with on_meta(program.module, context.mode, mode):
             walker.run(*values)
     except Exception as error:
         raise WalkError(context.mode, context.node, error, seen) from error
@@ -149,9 +149,9 @@ class LabelMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.paused:
-            return func(*args, **kwargs)
+            return on_paper(func, args, kwargs)
         stride = args[0].stride() if args and isinstance(args[0], Tensor) else ()
-        result = plain_layout(func, func(*args, **kwargs))
+        result = plain_layout(func, on_paper(func, args, kwargs))
         context = self.context
         if func._overloadpacket in flop_registry:
             context.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,10 +102,11 @@ def couple(analysis: Analysis) -> Couplings:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """Components sorted by what they consist of."""
+    """Components sorted by what they consist of. `roots` and `owners` are the distinct pairs (component, axis)."""
 
-    axes: tuple[Axis, ...]
-    pairs: Ints  # (root, axis) rows, unique, parameters only
+    axes: tuple[Axis, ...]  # of parameters and buffers only have owners
+    roots: Ints
+    owners: Ints
     group_of_root: Ints  # root -> group number, -1 where no parameter is involved
 
     @staticmethod
@@ -116,36 +118,62 @@ class _Table:
             if axis.kind == "parameter":
                 owner[axis.start : axis.start + axis.count] = number
         owned = np.flatnonzero(owner >= 0)
-        pairs = _unique_pairs(components.root[owned], owner[owned], len(axes))
-        return _Table(axes, pairs, _number_groups(pairs, components, len(axes), total))
+        roots, owners = _distinct(components.root[owned], owner[owned], total)
+        return _Table(axes, roots, owners, _number_groups(roots, owners, components, len(axes)))
 
 
-def _unique_pairs(first: Ints, second: Ints, bound: int) -> Ints:
-    """Distinct (first, second) rows in ascending order; `second` lies below `bound`."""
-    keys = np.unique(first * max(bound, 1) + second)
-    return np.stack(np.divmod(keys, max(bound, 1)), axis=1)
+def _distinct(roots: Ints, owners: Ints, total: int) -> tuple[Ints, Ints]:
+    """Distinct pairs, by owner. Mostly they are so already: the channels of an axis follow each other."""
+    starts = _starts(roots, owners)
+    roots, owners = roots[starts], owners[starts]
+    if not ((owners[1:] == owners[:-1]) & (roots[1:] <= roots[:-1])).any():
+        return roots, owners
+    keys = np.sort(owners * total + roots)  # np.unique hashes, which takes four times as long
+    owners, roots = np.divmod(keys[_starts(keys)], total)
+    return roots, owners
 
 
-def _number_groups(pairs: Ints, components: Components, axis_count: int, total: int) -> Ints:
-    """Equal sets of axes get equal numbers. A set is known by the sum of two random words an axis: no loop over
-    channels.
-    """
-    words = np.random.default_rng(0).integers(0, 2**63 - 1, size=(axis_count, 2))
-    sums = np.zeros((total, 2), dtype=np.int64)
-    with np.errstate(over="ignore"):
-        np.add.at(sums, pairs[:, 0], words[pairs[:, 1]])
-    roots = np.unique(pairs[:, 0])
-    columns = (*sums[roots].T, components.stuck[roots] != FREE)
-    order = np.lexsort(columns)
-    starts = np.zeros(len(roots), dtype=np.bool_)
+def _starts(*columns: NDArray[Any]) -> Ints:
+    """Where runs of equal rows begin."""
+    differ = np.ones(len(columns[0]), dtype=np.bool_)
+    differ[1:] = False
     for column in columns:
-        starts[1:] |= column[order][1:] != column[order][:-1]
-    alike = np.empty(len(roots), dtype=np.int64)
-    alike[order] = np.cumsum(starts)
-    _, first, number = np.unique(alike, return_index=True, return_inverse=True)
+        differ[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(differ)
+
+
+def _number_groups(roots: Ints, owners: Ints, components: Components, axis_count: int) -> Ints:
+    """Equal sets of axes get equal numbers, in the order in which the network meets them.
+
+    A set is known by the sum of two random words an axis. Channels that follow each other mostly have equal sets, so
+    that runs of them are compared and not single ones.
+    """
+    total = len(components.root)
+    words = np.random.default_rng(0).integers(0, 2**63 - 1, size=(2, axis_count))
+    sums = np.zeros((2, total), dtype=np.int64)
+    with np.errstate(over="ignore"):
+        for word, column in zip(words, sums, strict=True):
+            np.add.at(column, roots, word[owners])
+    present = np.zeros(total, dtype=np.bool_)
+    present[roots] = True
+    known = np.flatnonzero(present)
+    columns = (*sums[:, known], components.stuck[known] != FREE)
+    starts = _starts(*columns)
+    lengths = np.diff(np.append(starts, len(known)))
     group_of_root = np.full(total, -1, dtype=np.int64)
-    group_of_root[roots] = np.argsort(np.argsort(first))[number]  # in the order in which the network meets them
+    group_of_root[known] = np.repeat(_by_appearance(*(column[starts] for column in columns)), lengths)
     return group_of_root
+
+
+def _by_appearance(*columns: NDArray[Any]) -> Ints:
+    """Number equal rows equally, in the order in which they first appear."""
+    order = np.lexsort(columns)
+    ordered = tuple(column[order] for column in columns)
+    alike = np.empty(len(order), dtype=np.int64)
+    alike[order] = np.cumsum(np.isin(np.arange(len(order)), _starts(*ordered)))
+    _, first, number = np.unique(alike, return_index=True, return_inverse=True)
+    found: Ints = np.argsort(np.argsort(first))[number]
+    return found
 
 
 def _rows(components: Components, table: _Table) -> tuple[dict[int, Ints], list[tuple[Ints, int]]]:
@@ -184,7 +212,7 @@ def _combine(known: Ints | None, new: Ints) -> Ints | None:
 
 
 def _groups(analysis: Analysis, components: Components, table: _Table, rows: Mapping[int, Ints]) -> list[ChannelGroup]:
-    roots = np.unique(table.pairs[:, 0])
+    roots = np.flatnonzero(table.group_of_root >= 0)
     numbers = table.group_of_root[roots]
     members = _members(table)
     producers = _producers(analysis, components, table)
@@ -220,11 +248,12 @@ def _runs(numbers: Ints) -> list[tuple[int, int, int]]:
 
 
 def _members(table: _Table) -> dict[int, tuple[Member, ...]]:
-    pairs = _unique_pairs(table.group_of_root[table.pairs[:, 0]], table.pairs[:, 1], len(table.axes))
-    members: dict[int, list[Member]] = {}
-    for number, axis in pairs.tolist():
-        members.setdefault(number, []).append(Member(table.axes[axis].name, table.axes[axis].dim))
-    return {number: tuple(dict.fromkeys(found)) for number, found in members.items()}
+    numbers = table.group_of_root[table.roots]
+    starts = _starts(numbers, table.owners)
+    members: dict[int, dict[Member, None]] = {}
+    for number, owner in sorted(zip(numbers[starts].tolist(), table.owners[starts].tolist(), strict=True)):
+        members.setdefault(number, {})[Member(table.axes[owner].name, table.axes[owner].dim)] = None
+    return {number: tuple(found) for number, found in members.items()}
 
 
 def _producers(analysis: Analysis, components: Components, table: _Table) -> dict[int, tuple[str, ...]]:

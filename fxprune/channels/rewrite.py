@@ -20,7 +20,8 @@ from fxprune.channels.leaves import follow_shapes
 from fxprune.channels.literals import Patcher
 from fxprune.channels.records import Claim
 from fxprune.channels.solve import Ints
-from fxprune.program import Program, copied, first_names, meta_like, named_tensors
+from fxprune.copying import copied
+from fxprune.program import Program, first_names, meta_like, named_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,6 @@ def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) ->
         patched += patcher.patched
     for leaf in module.modules():
         follow_shapes(leaf)
-    module.recompile()
     result = replace(program, module=module, tensors=tensors, train_graph=train_graph, facts={})
     return Rewritten(result, cut, *_record(program, couplings, cut), renumbered, tuple(dict.fromkeys(patched)))
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from fxprune.copying import copied
 from fxprune.errors import ExportError
 from fxprune.facts import WeightMasks
-from fxprune.program import Program, adopt, copied, materialise
+from fxprune.program import Program, materialise
 
 
 class WeightMask(nn.Module):
@@ -36,10 +37,8 @@ class CompiledModule(fx.GraphModule):
     eval() choose.
     """
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, train_graph: fx.Graph | None, class_name: str) -> None:
-        super().__init__(root, graph, class_name=class_name)
-        if train_graph is not None:
-            adopt(self, root, train_graph)
+    def hold(self, train_graph: fx.Graph | None) -> None:
+        """Keep a second graph for training, and what it needs; None: one graph serves both modes."""
         self._graphs = {False: self.graph, True: self.graph if train_graph is None else train_graph}
 
     def train(self, mode: bool = True) -> Self:
@@ -78,10 +77,8 @@ def build_module(program: Program, *, bake: bool = False) -> CompiledModule:
     """
     masks = program.facts[WeightMasks].masks if WeightMasks in program.facts else {}
     tensors = {name: _own(tensor) for name, tensor in program.tensors.items()}
-    root = materialise(program.module, tensors)
-    train_graph = None if program.train_graph is None else copied(program.train_graph)
-    name = type(program.module).__name__.removesuffix("Impl")
-    compiled = CompiledModule(root, copied(program.module.graph), train_graph, name)
+    compiled = materialise(program.module, tensors, CompiledModule)
+    compiled.hold(None if program.train_graph is None else copied(program.train_graph))
     for weight, mask in masks.items():
         _apply_mask(compiled, weight, mask, bake)
     return compiled.eval() if bake else compiled.train()
