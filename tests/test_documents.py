@@ -50,6 +50,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 COUNTER = "<!-- file: count.py -->"
 
 
+def test_reasons_for_freezing_are_real() -> None:
+    page = (ROOT / "docs" / "label-engine.md").read_text("utf-8")
+    rows = re.findall(r"^\| .+? \| (`.*`) \|$", page.split("reason as it is printed")[1].split("\n\n")[0], re.MULTILINE)
+    quoted = [reason for row in rows for reason in re.findall(r"`(.+?)`", row)]
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "fxprune" / "channels").rglob("*.py"))
+    parts = [part for reason in quoted for part in re.split(r" ?\.\.\.|LSTM|meets ", reason) if part]
+    assert len(parts) >= 10
+    assert [part for part in parts if part not in sources] == []
+
+
 @pytest.mark.parametrize("tool", [*TOOLS, ".ci/run"])
 def test_tools_can_be_run(tool: str) -> None:
     assert os.access(ROOT / tool, os.X_OK)
