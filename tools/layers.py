@@ -15,6 +15,7 @@ CORE, PASSES = 2, 3
 # A module may import what stands lower. "" is the package itself, `__init__.py`; names not listed are CORE.
 RANKS = {
     "errors": 0,
+    "copying": 0,
     "program": 1,
     "passes": PASSES,
     "pipeline": 4,
