@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.capture.sizes import SizeReader
 from fxprune.program import named_tensors
 
 
@@ -40,18 +41,35 @@ class WritingProxy(fx.Proxy):
     def __ipow__(self, other: Any) -> Any:
         return self._write(operator.ipow, other)
 
+    def __len__(self) -> int:
+        return int(self._asked().count(self.node))
+
+    def __index__(self) -> int:
+        return operator.index(self._asked().read(self.node))
+
+    def __int__(self) -> int:
+        return int(self._asked().read(self.node))
+
+    def __float__(self) -> float:
+        return float(self._asked().read(self.node))
+
+    def _asked(self) -> SizeReader:
+        assert isinstance(self.tracer, LeafTracer)
+        return self.tracer.sizes
+
 
 class LeafTracer(fx.Tracer):
     """Symbolic tracing that keeps random regularisers whole.
 
     A module without parameters, buffers and children whose forward reads `training` (dropout, stochastic depth)
     stays one node, because its behaviour in the two modes could not be told apart in the graph. Sizes of parameters
-    are plain numbers.
+    are plain numbers; other sizes become plain numbers where Python code needs one.
     """
 
-    def __init__(self, record_sources: bool = False) -> None:
+    def __init__(self, skeleton: nn.Module, given: Mapping[str, Any], record_sources: bool = False) -> None:
         super().__init__()
         self.record_stack_traces = record_sources
+        self.sizes = SizeReader(skeleton, given)
         self.names: dict[int, str] = {}
         self.proxies: dict[str, fx.Proxy] = {}
 
@@ -65,6 +83,8 @@ class LeafTracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers become get_attr nodes, each once, found in one step however many there are."""
+        if self.sizes.reading:
+            return attr_val
         name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
         if name is None:
             return attr_val
@@ -76,6 +96,16 @@ class LeafTracer(fx.Tracer):
         if not isinstance(tensor, nn.Parameter):
             return lambda node: fx.Proxy(node, self)
         return lambda node: fx.proxy.ParameterProxy(self, node, str(node.target), tensor)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return forward(*args, **kwargs) if self.sizes.reading else super().call_module(m, forward, args, kwargs)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A branch on sizes goes the way it goes for the example inputs."""
+        return bool(self.sizes.read(obj.node))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        return (operator.getitem(obj, position) for position in range(self.sizes.count(obj.node)))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or reads_training(m)
@@ -100,7 +130,7 @@ def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, reco
     defaults.
     """
     skeleton.train(training)
-    tracer = LeafTracer(record_sources)
+    tracer = LeafTracer(skeleton, given, record_sources)
     graph = tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
     _drop_specialised(graph)
     graph.eliminate_dead_code(is_impure_node=_must_stay)
