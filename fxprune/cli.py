@@ -65,6 +65,8 @@ def compile_command(
     output: options.Output = None,
     force: options.Force = False,
     opset: options.Opset = None,
+    no_measure: options.NoMeasure = False,
+    threads: options.Threads = 1,
     print_passes: options.PrintPasses = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -98,6 +100,8 @@ def compile_command(
         output=output,
         force=force,
         opset=opset,
+        measure=not no_measure,
+        threads=threads,
         passes_to=None if not print_passes else sys.stderr if as_json else sys.stdout,
         quiet=quiet,
     )

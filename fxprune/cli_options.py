@@ -114,4 +114,8 @@ Output = Annotated[
 ]
 Force = Annotated[bool, _flag("--force", "Replace the folder of an earlier run.", _OUT)]
 Opset = Annotated[int | None, _option("Operator set of the ONNX file.", _OUT, metavar="N")]
+NoMeasure = Annotated[bool, _flag("--no-measure", "Do not measure latency and memory, before and after.", _OUT)]
+Threads = Annotated[
+    int, _option("Threads of each runtime that is measured.", _OUT, show_default="1", metavar="N", min=1)
+]
 PrintPasses = Annotated[bool, _flag("--print-passes", "Print the program after each pass.", _OUT)]

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fxprune.cli_errors import printable
+from fxprune.cli_measured import measured_facts, measured_rows
 
 if TYPE_CHECKING:
     from fxprune.emit.folder import Written
@@ -81,11 +82,19 @@ def _costs(report: Report, written: Written) -> Table:
         "bytes, weights and buffers": (before.bytes, after.bytes),
     }
     for label, (old, new) in rows.items():
-        table.add_row(label, f"{old:,}", f"{new:,}", f"{old / new:.2f}x" if new else "-")
+        table.add_row(label, *_smaller(old, new))
+    dense = written.measured.files if written.measured else {}
     for name, size in written.sizes.items():
-        table.add_row(f"bytes, {name}", "", f"{size:,}", "")
+        was = dense[name].first if name in dense else None
+        table.add_row(f"bytes, {name}", *(("", f"{size:,}", "") if was is None else _smaller(was, size)))
     table.add_row("bytes, all files", "", f"{sum(written.sizes.values()):,}", "")
+    for row in measured_rows(written.measured) if written.measured else ():
+        table.add_row(*row)
     return table
+
+
+def _smaller(old: int, new: int) -> tuple[str, str, str]:
+    return f"{old:,}", f"{new:,}", f"{old / new:.2f}x" if new else "-"
 
 
 def _widths(layers: Sequence[LayerLine]) -> RenderableType:
@@ -117,6 +126,7 @@ def _outcome(report: Report, written: Written) -> Iterator[tuple[str, str]]:
     onnx = written.onnx
     batch = "any batch size" if onnx.dynamic_batch else "a fixed batch size"
     yield "ONNX", f"opset {onnx.opset}, {batch}, differs from torch by {onnx.difference:.1e} of the largest output"
+    yield from measured_facts(written.measured) if written.measured else ()
     yield "written", f"{written.folder}/"
 
 

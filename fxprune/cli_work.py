@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from fxprune.capture.options import LoadOptions
     from fxprune.compiled import Compiled
     from fxprune.emit.folder import Written
+    from fxprune.emit.onnx import OnnxReport
     from fxprune.explanation import Explanation
     from fxprune.pipeline import Options
     from fxprune.program import Inputs, Program
+    from fxprune.runtime.measured import Measured
 
 # Options that one of the two ways to ask for less does not look at.
 _BELONG = {"sparsity": ("policy", "coupling", "average"), "keep_rate": ("select",)}
@@ -35,6 +37,8 @@ class Request:
     output: Path | None
     force: bool
     opset: int | None
+    measure: bool
+    threads: int
     passes_to: IO[str] | None
     quiet: bool
 
@@ -62,7 +66,10 @@ def compile_and_write(request: Request) -> tuple[Compiled, Written]:
         done = compile(loaded.module, inputs, **request.asked, observers=(observer,))
         done = replace(done, report=replace(done.report, notes=(*notes, *loaded.notes, *done.report.notes)))
         about = {"model": loaded.origin, "input": _shapes(inputs)}
-        written = write_folder(done, folder, force=request.force, opset=request.opset, about=about)
+        written = write_folder(
+            done, folder, force=request.force, opset=request.opset, about=about,
+            measure=_measurement(observer.dense, done, request.threads) if request.measure else None,
+        )  # fmt: skip
     return done, written
 
 
@@ -139,8 +146,17 @@ def _shapes(inputs: Inputs) -> dict[str, list[int]]:
     return {name: list(one.shape) for name, one in named.items()}
 
 
+def _measurement(dense: Program | None, done: Compiled, threads: int) -> Callable[[OnnxReport], Measured]:
+    from fxprune.runtime.dense_and_pruned import MeasureOptions, measure
+
+    assert dense is not None  # analyse always runs
+    return lambda onnx: measure(dense, done.program, onnx, MeasureOptions(threads=threads))
+
+
 class _Observer:
-    """Called after each pass: prints the program if asked to, and tells which phase comes next."""
+    """Called after each pass: prints the program if asked to, tells which phase comes next, and keeps `dense`, the
+    program as it was captured.
+    """
 
     def __init__(self, phases: Phases, options: Options, passes_to: IO[str] | None) -> None:
         from fxprune.pipeline import passes_for
@@ -148,8 +164,10 @@ class _Observer:
         names = [one.name for one in passes_for(options)]
         self._next = dict(zip(names, [*names[1:], "write"], strict=True))
         self._phases, self._stream = phases, passes_to
+        self.dense: Program | None = None
 
     def __call__(self, name: str, program: Program, _seconds: float) -> None:
+        self.dense = self.dense or replace(program, facts={})
         if self._stream is not None:
             from fxprune.printing import program_text
 

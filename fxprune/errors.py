@@ -49,6 +49,10 @@ class ExportError(FxpruneError):
     """The pruned network cannot be written in the requested format, or the written file disagrees with torch."""
 
 
+class MeasureError(FxpruneError):
+    """A network cannot be measured: its file, its inputs, or its run in a process of its own."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message; what follows is rarely for users."""
     return (str(error).strip().splitlines() or [""])[0]

@@ -58,7 +58,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*args: str, columns: int = 80) -> Result:
-    return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, args)
+    """Measuring takes seconds and has tests of its own."""
+    quick = ("--no-measure",) if args[:1] == ("compile",) else ()
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [*args, *quick])
 
 
 def refused(result: Result, *words: str, status: int = 2) -> None:
@@ -273,7 +275,8 @@ def check_table(text: str, report: dict[str, Any]) -> None:
     for label, key in (("parameters", "parameters"), ("of them not zero", "nonzeros"), ("MACs, one example", "macs")):
         assert f"{label} {report['before'][key]:,} {report['after'][key]:,}" in flat
     assert f"weights and buffers {report['before']['bytes']:,} {report['after']['bytes']:,}" in flat
-    assert f"model.onnx {report['files']['model.onnx']:,}" in flat
+    dense = report["measured"]["files"]["model.onnx"]["dense"] if "measured" in report else None
+    assert f"model.onnx {f'{dense:,} ' if dense else ''}{report['files']['model.onnx']:,}" in flat
     for layer in report["layers"]:
         name = layer["weight"].removesuffix(".weight")
         assert re.search(rf"{re.escape(name)} {layer['before']} {layer['after']} ([\d.]+ )?{layer['decision']}", flat)

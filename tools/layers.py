@@ -25,7 +25,8 @@ RANKS = {
     "cli": 8,
     "__main__": 9,
 }
-RANKS |= {f"cli_{part}": 7 for part in ("errors", "explain", "options", "plan", "progress", "report", "work")}
+_CLI_PARTS = ("bench", "errors", "explain", "measured", "options", "plan", "progress", "report", "work")
+RANKS |= {f"cli_{part}": 7 for part in _CLI_PARTS}
 FOLDERS = ("fxprune", "passes", "tests", "tools")
 
 

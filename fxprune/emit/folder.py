@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from fxprune.errors import ExportError
 from fxprune.phases import measured, phase, seconds_so_far
 from fxprune.recipe import Recipe
 from fxprune.report import Report
+from fxprune.runtime.measured import Measured
 
 ARTEFACTS = ("model.onnx", "model.safetensors", "recipe.json", "report.json")
 
@@ -39,12 +40,15 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class Written:
-    """What lies in the folder. `sizes` in bytes by file name; `document` is the content of report.json."""
+    """What lies in the folder. `sizes` in bytes by file name; `document` is the content of report.json; `measured` is
+    None when nobody asked for it.
+    """
 
     folder: Path
     onnx: OnnxReport
     sizes: Mapping[str, int]
     document: Mapping[str, Any]
+    measured: Measured | None = None
 
 
 def check_folder(folder: Path, force: bool) -> None:
@@ -74,13 +78,20 @@ def _check_replaceable(folder: Path, force: bool) -> None:
 
 
 def write_folder(
-    done: Result, folder: Path, *, force: bool = False, opset: int | None = None, about: Mapping[str, Any] | None = None
+    done: Result,
+    folder: Path,
+    *,
+    force: bool = False,
+    opset: int | None = None,
+    about: Mapping[str, Any] | None = None,
+    measure: Callable[[OnnxReport], Measured] | None = None,
 ) -> Written:
     """Write all artefacts of a compilation into `folder`, creating the folders above it.
 
-    force  replace a folder that an earlier call wrote, whole
-    opset  of the ONNX file, see `export_onnx`
-    about  what report.json says first: plain data
+    force    replace a folder that an earlier call wrote, whole
+    opset    of the ONNX file, see `export_onnx`
+    about    what report.json says first: plain data
+    measure  called with the ONNX file, where it lies before everything is moved to `folder`
 
     model.safetensors holds `done.state_dict()`; a tied tensor is in it under each of its names. Everything is written
     to a temporary folder beside `folder`, which is renamed at the end. Raises ExportError.
@@ -93,14 +104,16 @@ def write_folder(
             with phase("write"):
                 (draft / "model.safetensors").write_bytes(save(_apart(done.state_dict())))
                 (draft / "recipe.json").write_text(done.recipe.to_json(), "utf-8")
+            measured_now = measure(onnx) if measure else None
             report = done.report.to_dict()
             document = {**(about or {}), **report, "onnx": _onnx_part(onnx), "files": _sizes(draft)}
+            document |= {"measured": measured_now.to_dict()} if measured_now else {}
             document["seconds"] = {**seconds_so_far(), **report.get("seconds", {})}
             (draft / "report.json").write_text(json.dumps(document, indent=1), "utf-8")
             sizes = _sizes(draft)
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror or error}") from error
-    return Written(folder, onnx, sizes, document)
+    return Written(folder, onnx, sizes, document, measured_now)
 
 
 @contextmanager

@@ -70,16 +70,18 @@ def export_onnx(
     *,
     opset: int | None = None,
     metadata: Mapping[str, str] = MappingProxyType({}),
+    batches: Sequence[int] = BATCHES,
 ) -> OnnxReport:
     """Write `module` in eval mode to `path`, replacing the file at once or not at all; the module is left as it was.
 
     Dimension 0 of every input tensor that shares the batch size (that of the first one) becomes the axis `batch`. Where
     the network insists on a size it stays fixed at that of the example, and the report's notes say so. Inputs carry the
     argument names of `forward`, outputs the keys of a dict, or `output`, or `output_0`, `output_1`, ...; an output that
-    has the name of an input gets a number. `metadata` goes into the file as it is. Raises ExportError.
+    has the name of an input gets a number. `metadata` goes into the file as it is. `batches` are the sizes at which the
+    file is compared with torch. Raises ExportError.
     """
     _check_request(module, opset)
-    job = _Job(module, in_signature_order(module, inputs), Path(path), opset, metadata)
+    job = _Job(module, in_signature_order(module, inputs), Path(path), opset, metadata, batches)
     with _evaluating(module), quiet():
         model, report = _first_that_works(job)
     with job.timed("write"):
@@ -118,6 +120,7 @@ class _Job:
     path: Path
     opset: int | None
     metadata: Mapping[str, str]
+    batches: Sequence[int]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -169,7 +172,7 @@ def _attempt(job: _Job, dynamic: bool, direct: bool) -> tuple[bytes, OnnxReport]
     with job.timed("check", _RefusedError):
         onnx.checker.check_model(blob, full_check=True)
     with job.timed("compare", _RefusedError):
-        gap = difference(job.module, blob, job.inputs, BATCHES, 0)
+        gap = difference(job.module, blob, job.inputs, job.batches, 0)
     if not gap <= TOLERANCE:
         raise _RefusedError(f"onnxruntime differs from torch by {gap:.1e}, more than {TOLERANCE:.0e}")
     inputs, outputs = (tuple(value.name for value in values) for values in (proto.graph.input, proto.graph.output))

@@ -29,7 +29,7 @@ def difference(module: nn.Module, model: bytes, inputs: Inputs, batches: Sequenc
     draw = torch.Generator().manual_seed(seed)
     worst = [0.0]
     for size in batches if any(dynamic) else (None,):
-        sample = _sample(inputs, dynamic, size, draw)
+        sample = drawn_like(inputs, dynamic, size, draw)
         expected = [tensor.numpy(force=True) for _, tensor in named("", module(*sample.args, **sample.kwargs))]
         feeds = {value.name: leaf.numpy() for value, leaf in zip(wanted, leaves(sample), strict=True)}
         worst += [_relative(a, b) for a, b in zip(expected, session.run(None, feeds), strict=True)]
@@ -86,7 +86,8 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _sample(inputs: Inputs, dynamic: Sequence[bool], size: int | None, draw: torch.Generator) -> Inputs:
+def drawn_like(inputs: Inputs, dynamic: Sequence[bool], size: int | None, draw: torch.Generator) -> Inputs:
+    """The same nest with random numbers. Tensors marked `dynamic`, in the order of `leaves`, get `size` in front."""
     swap = {}
     for tensor, moves in zip(leaves(inputs), dynamic, strict=True):
         shape = [size, *tensor.shape[1:]] if moves and size is not None else list(tensor.shape)

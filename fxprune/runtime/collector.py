@@ -1,0 +1,49 @@
+"""Collects what was measured of two sides, and a note for everything that was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from fxprune.errors import FxpruneError, first_line
+from fxprune.runtime.latency import Once, Rounds, Timed, alternate
+from fxprune.runtime.measured import Pair
+from fxprune.runtime.peak import Peak, PeakJob, peak_memory
+
+
+class Collector:
+    """Results by runtime, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.latency: dict[str, Timed] = {}
+        self.memory: dict[str, Pair[Peak]] = {}
+        self.notes: list[str] = []
+
+    @contextmanager
+    def tried(self, what: str) -> Iterator[None]:
+        """Whatever goes wrong inside becomes the note that `what` was not measured."""
+        try:
+            yield
+        except Exception as error:
+            told = str(error) if isinstance(error, FxpruneError) else f"{type(error).__name__}: {first_line(error)}"
+            self.notes.append(f"{what} was not measured: {told}")
+
+    def time(self, runtime: str, once: Pair[Once], rounds: Rounds, left: Callable[[], float]) -> None:
+        """Passes of both sides in turns, while `left()` seconds allow it."""
+        timed = alternate(once.first, once.second, rounds, left)
+        if timed is None:
+            self.notes.append(f"latency in {runtime} was not measured: a pass takes too long for the time allowed")
+            return
+        self.latency[runtime] = timed
+        if not timed.full:
+            self.notes.append(
+                f"latency in {runtime} is from {timed.passes} passes after {timed.warm_up} to warm up, instead of "
+                f"{rounds.passes} after {rounds.warm_up}: the time allowed was spent"
+            )
+
+    def peaks(self, jobs: Pair[PeakJob], seconds: float) -> None:
+        """Both sides at once: a process's peak does not depend on what else runs. Raises MeasureError."""
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda job: peak_memory(job, seconds), (jobs.first, jobs.second))
+        self.memory[jobs.first.runtime] = Pair(first, second)
