@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from fxprune import cli_options, zoo
+from fxprune.averages import AVERAGES
 from fxprune.capture import load as loading
 from fxprune.cli import app
 from fxprune.cli_errors import printable
@@ -30,7 +31,6 @@ from fxprune.errors import LoadError
 from fxprune.passes.initialise import MODES
 from fxprune.passes.plan import COUPLINGS
 from fxprune.passes.sensitivity import POLICIES
-from fxprune.passes.sparsity import AVERAGES
 from fxprune.passes.uniform import SELECTIONS
 from fxprune.saliency import criterion
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.emit.module import build_module
@@ -50,7 +50,7 @@ def measure(dense: Program, small: Program, onnx: OnnxReport, options: MeasureOp
     with TemporaryDirectory(prefix="fxprune-", ignore_cleanup_errors=True) as box, torch.no_grad():
         path = Path(box) / "model.onnx"
         with phase("export dense"), found.tried("the dense network in onnxruntime"):
-            module = materialise(dense.module, dense.tensors)
+            module = materialise(dense.module, dense.tensors, fx.GraphModule)
             inputs = dense.inputs.with_storage()
             theirs = export_onnx(module.eval(), inputs, path, opset=onnx.opset, batches=(1,))
             files["model.onnx"] = Pair(theirs.size, onnx.size)
@@ -106,7 +106,7 @@ def _in_torch(
     found: Collector, dense: Program, small: Program, inputs: Inputs, wanted: MeasureOptions, budget: Budget
 ) -> None:
     with torch_threads(wanted.threads), found.tried("latency in torch"):
-        modules = materialise(dense.module, dense.tensors).eval(), build_module(small, bake=True)
+        modules = materialise(dense.module, dense.tensors, fx.GraphModule).eval(), build_module(small, bake=True)
         once = Pair(*(torch_once(module, inputs) for module in modules))
         found.time("torch", once, wanted.rounds, _share(budget, 1.0).left)
 
@@ -119,7 +119,7 @@ def _on_gpu(found: Collector, dense: Program, small: Program, inputs: Inputs, ro
 
     with found.tried("latency on the GPU"):
         args, kwargs = pytree.tree_map_only(Tensor, moved, (inputs.args, dict(inputs.kwargs)))
-        there = materialise(dense.module, {name: moved(one) for name, one in dense.tensors.items()})
+        there = materialise(dense.module, {name: moved(one) for name, one in dense.tensors.items()}, fx.GraphModule)
         modules = there.eval(), build_module(small, bake=True).to("cuda")
         once = Pair(*(cuda_once(module, Inputs(args, kwargs)) for module in modules))
         found.time(f"torch on {torch.cuda.get_device_name()}", once, rounds, _share(budget, 1.0).left)
