@@ -74,6 +74,8 @@ def counted(number: int, noun: str) -> str:
 
 def _costs(report: Report, written: Written) -> Table:
     table = plain_table("", "before", "after", "smaller by", right=("before", "after", "smaller by"))
+    for column in table.columns[1:3]:
+        column.min_width = 15  # whatever was measured, the columns stand where they stood
     before, after = report.before, report.after
     rows: Mapping[str, tuple[int, int]] = {
         "parameters": (before.parameters, after.parameters),
