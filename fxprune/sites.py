@@ -41,17 +41,40 @@ class Site:
 def find_sites(couplings: Couplings, groups: Sequence[ChannelGroup]) -> tuple[Site, ...]:
     """The sites of these groups, each parameter once."""
     slot_of = _slots(couplings, groups)
-    makers = _followers(couplings.analysis)
     chosen: dict[str, Site] = {}
-    wanted = {name for group in groups for name in group.producers}
-    for producer in couplings.analysis.producers:
-        if producer.weight not in wanted or producer.kind == "depthwise":
-            continue
-        for name, layer in _read_at(couplings, producer, makers):
+    for reading in readings(couplings, groups):
+        for name, layer in _parameters(couplings, reading):
             dims = tuple(dim for dim, size in enumerate(layer.shape) if size == 1)
             slots = torch.from_numpy(slot_of[couplings.components.root[layer.reshape(-1).numpy()]])
             chosen.setdefault(name, Site(name, dims, slots))
     return tuple(chosen.values())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A node of a graph behind which saliency is read: a normalisation, or a layer that none follows."""
+
+    producer: Producer
+    scale: Scale | None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """(mode, node)"""
+        return (self.producer.mode, self.producer.node if self.scale is None else self.scale.node)
+
+
+def readings(couplings: Couplings, groups: Sequence[ChannelGroup]) -> Iterator[Reading]:
+    """Where to read, for each layer that makes channels of these groups, in each graph: the first normalisations on all
+    ways from it, and itself if a way reaches another layer, or the end, without meeting one."""
+    makers = _followers(couplings.analysis)
+    wanted = {name for group in groups for name in group.producers}
+    for producer in couplings.analysis.producers:
+        if producer.weight not in wanted or producer.kind == "depthwise":
+            continue
+        scales, bare = _first_scales(producer, makers)
+        yield from (Reading(producer, scale) for scale in scales)
+        if bare:
+            yield Reading(producer, None)
 
 
 def _slots(couplings: Couplings, groups: Sequence[ChannelGroup]) -> Ints:
@@ -81,20 +104,17 @@ def _followers(analysis: Analysis) -> _Followers:
     return _Followers(readers, scales, frozenset((one.mode, one.node) for one in analysis.producers))
 
 
-def _read_at(couplings: Couplings, producer: Producer, makers: _Followers) -> Iterator[tuple[str, Tensor]]:
-    """(parameter, the layer of its labels) pairs: the first normalisations on all ways from the producer, and the
-    producer itself if a way reaches another layer, or the end, without meeting one."""
-    scales, bare = _first_scales(producer, makers)
+def _parameters(couplings: Couplings, reading: Reading) -> Iterator[tuple[str, Tensor]]:
+    """(parameter, the layer of its labels) for what the node multiplies by and adds."""
     labels = couplings.analysis.parameter_labels
-    for scale in scales:
-        for name in filter(None, (scale.weight, scale.bias)):
+    if reading.scale is not None:
+        for name in filter(None, (reading.scale.weight, reading.scale.bias)):
             if name in labels and labels[name].layers:
                 yield name, labels[name].layers[0]
-    if not bare:
         return
-    layer = output_layer(couplings, labels[producer.weight], producer.outputs)
-    yield producer.weight, layer
-    bias = f"{producer.weight.rpartition('.')[0]}.bias".removeprefix(".")
+    weight = reading.producer.weight
+    yield weight, output_layer(couplings, labels[weight], reading.producer.outputs)
+    bias = f"{weight.rpartition('.')[0]}.bias".removeprefix(".")
     if bias in labels and labels[bias].layers:
         yield bias, labels[bias].layers[0]
 
