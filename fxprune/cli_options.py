@@ -79,7 +79,10 @@ Approximate = Annotated[
 ]
 NoProof = Annotated[bool, _flag("--no-proof", "Do not compare the cut network with the dense one.", _WHAT)]
 
-Criterion = Annotated[Literal["magnitude", "random"], _option("What ranks weights.", _WIDTHS, show_default="magnitude")]
+Criterion = Annotated[
+    Literal["magnitude", "random", "synflow", "snip", "grasp", "prospr"],
+    _option("What ranks weights.", _WIDTHS, show_default="magnitude"),
+]
 Policy = Annotated[
     Literal["reconvene", "all", "none", "inverted", "random"] | None,
     _option(
@@ -97,7 +100,24 @@ Average = Annotated[
     _option("With --sparsity, what that average runs over.", _WIDTHS, show_default="prunable"),
 ]
 Select = Annotated[
-    Literal["saliency", "random", "first"] | None,
+    Literal[
+        "saliency",
+        "random",
+        "first",
+        "l1",
+        "l2",
+        "group-l1",
+        "group-l2",
+        "fpgm",
+        "bn-scale",
+        "taylor",
+        "taylor-batch",
+        "taylor-element",
+        "gate",
+        "gate-per-mac",
+        "gate-after-steps",
+    ]
+    | None,
     _option("With --keep-rate, channels that stay.", _WIDTHS, show_default="saliency"),
 ]
 

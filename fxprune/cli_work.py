@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fxprune.emit.folder import Written
     from fxprune.emit.onnx import OnnxReport
     from fxprune.explanation import Explanation
-    from fxprune.pipeline import Options
+    from fxprune.options import Options
     from fxprune.program import Inputs, Program
     from fxprune.runtime.measured import Measured
 
@@ -49,7 +49,8 @@ def compile_and_write(request: Request) -> tuple[Compiled, Written]:
     with Phases(not request.quiet and request.passes_to is None) as phases:
         phases.begin("start torch")
         from fxprune.emit.folder import check_folder, write_folder
-        from fxprune.pipeline import Options, compile
+        from fxprune.options import Options
+        from fxprune.pipeline import compile
 
         options = Options(**request.asked)
         inputs = given_inputs(request.inputs)

@@ -24,7 +24,8 @@ from fxprune.facts import Ranking, WidthPlan
 from fxprune.manager import PassManager
 from fxprune.metarun import plain_mode
 from fxprune.momentum import cut_optimizer
-from fxprune.pipeline import Options, cutting_passes, finding_passes
+from fxprune.options import Options
+from fxprune.pipeline import cutting_passes, finding_passes
 from fxprune.program import Program, named_tensors
 from fxprune.scope import SCOPES, groups_in
 from fxprune.sites import Site, find_sites
@@ -94,6 +95,7 @@ class StructureLearner:
             )
         self._sites = find_sites(self._couplings, self.groups)
         self.limits = [group.width for group in self.groups]
+        self.keep_rate = keep_rate
         self.widths = [keep_rate * limit for limit in self.limits]
         self.history: list[Epoch] = []
         self.updates = 0
@@ -141,8 +143,7 @@ class StructureLearner:
 
     def final_widths(self) -> list[int]:
         """Whole numbers of channels for the widths as they are now; a group under a row constraint keeps full rows."""
-        assert self.options.keep_rate is not None
-        found = whole_widths(self.widths, self.limits, round(self.options.keep_rate * sum(self.limits)))
+        found = whole_widths(self.widths, self.limits, round(self.keep_rate * sum(self.limits)))
         rows = [group.row_count for group in self.groups]
         return [max(row, round(width / row) * row) for width, row in zip(found, rows, strict=True)]
 

@@ -8,96 +8,29 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from fxprune.averages import AVERAGES
 from fxprune.capture.inputs import choose_inputs
 from fxprune.capture.module import capture, check_model
 from fxprune.channels.engine import analyse
 from fxprune.channels.groups import couple
 from fxprune.compiled import Compiled, make_recipe, make_report
-from fxprune.densities import RANKINGS
-from fxprune.errors import OptionError
 from fxprune.manager import Observer, Pass, PassManager
 from fxprune.metarun import plain_mode
+from fxprune.options import Options
+from fxprune.passes.choose import Choose, KeepRate
 from fxprune.passes.expect import Expect
-from fxprune.passes.initialise import MODES, Initialise
+from fxprune.passes.initialise import Initialise
 from fxprune.passes.mask import Mask
-from fxprune.passes.plan import COUPLINGS, Plan
+from fxprune.passes.plan import Plan
 from fxprune.passes.reinit import Reinit
 from fxprune.passes.select import Select
-from fxprune.passes.sensitivity import POLICIES, Sensitivity
+from fxprune.passes.sensitivity import Sensitivity
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.sparsity import Sparsity
-from fxprune.passes.uniform import SELECTIONS, Uniform
 from fxprune.phases import measured, phase
 from fxprune.program import Program, skeleton_of
-from fxprune.saliency import CRITERIA
 from fxprune.saliency import criterion as criterion_named
+from fxprune.saliency.selections import Wanted, selection
 from fxprune.saliency.trial import Data, as_data
-
-_CHOICES = {
-    "select": SELECTIONS,
-    "criterion": CRITERIA,
-    "ranking": RANKINGS,
-    "policy": tuple(POLICIES),
-    "coupling": COUPLINGS,
-    "average": AVERAGES,
-    "init": MODES,
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything `compile` can be asked; see there."""
-
-    sparsity: float | None = None
-    keep_rate: float | None = None
-    select: str = "saliency"
-    criterion: str = "magnitude"
-    ranking: str = "global"
-    policy: str = "reconvene"
-    coupling: str = "max"
-    average: str = "prunable"
-    init: str = "auto"
-    seed: int = 0
-    keep_weights: bool = False
-    approximate: str | None = None
-    proof: bool = True
-    retry: bool = True
-    only: Sequence[str] | None = None
-    ignore: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("sparsity", "keep_rate"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise OptionError(f"{name} is a number, not {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise OptionError(f"seed is a whole number, not {self.seed!r}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise OptionError(f"unknown {name} {getattr(self, name)!r}: choose {', '.join(choices)}")
-        for name in ("only", "ignore"):
-            if isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, (getattr(self, name),))
-        if (self.sparsity is None) == (self.keep_rate is None):
-            raise OptionError("give exactly one of sparsity and keep_rate")
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise OptionError(f"sparsity is the fraction of weights to remove, 0 to below 1, not {self.sparsity}")
-        if self.keep_rate is not None and not 0 < self.keep_rate <= 1:
-            raise OptionError(
-                f"keep_rate is the fraction of channels to keep, above 0 and up to 1, not {self.keep_rate}"
-            )
-        if not 0 <= self.seed < 2**32:
-            raise OptionError(f"seed must lie between 0 and 2**32 - 1, not {self.seed}")
-        if self.approximate not in (None, "cut", "freeze"):
-            raise OptionError(f"unknown approximate {self.approximate!r}: choose cut, freeze")
-        if self.keep_weights and self.init == "kaiming":
-            raise OptionError("keep_weights keeps the given weights, init='kaiming' draws new ones: choose one of them")
-
-    @property
-    def inexact(self) -> str:
-        """What happens to channels behind a statistic over channels: cut when weights are re-drawn, else they stay."""
-        return self.approximate or ("freeze" if self.keep_weights else "cut")
 
 
 @dataclass(frozen=True)
@@ -138,7 +71,8 @@ def passes_for(options: Options, data: Data | None = None) -> list[Pass]:
     scores = criterion_named(options.criterion, options.seed, sparsity=options.sparsity or 0.0, data=data)
     init = Initialise("keep" if options.keep_weights else options.init, options.seed)
     if options.keep_rate is not None:
-        decide: list[Pass] = [Uniform(options.keep_rate, options.select, scores, options.seed)]
+        wanted = Wanted(scores, options.seed, data, options.reduction)
+        decide: list[Pass] = [Choose(options.keep_rate, selection(options.select, wanted), options.pool)]
     else:
         assert options.sparsity is not None
         decide = [
@@ -155,8 +89,10 @@ def compile(
     example_inputs: Any = None,
     sparsity: float | None = None,
     *,
-    keep_rate: float | None = None,
+    keep_rate: KeepRate | None = None,
     select: str = "saliency",
+    pool: str = "local",
+    reduction: str | None = None,
     criterion: str = "magnitude",
     ranking: str = "global",
     data: Data | Iterable[tuple[Any, Any]] | None = None,
@@ -184,8 +120,12 @@ def compile(
                     and dtypes count, and N = 2 lets the proof say how much it saw. None: guessed from the first
                     convolution
     sparsity        fraction of weights to mask before deciding widths, 0 <= sparsity < 1
-    keep_rate       instead: the fraction of channels that every group keeps, 0 < keep_rate <= 1, rounded up
-    select          with keep_rate, which channels stay: "saliency", "random" or "first"
+    keep_rate       instead: the fraction of channels that every group keeps, or {pattern of module names: fraction}
+    select          with keep_rate, which channels stay: "saliency" (sums of the criterion), "random", "first", "l1",
+                    "l2", "fpgm", "bn-scale", with data "taylor", "gate", ...; see `fxprune.saliency.selections`
+    pool            with keep_rate, what competes: "local" channels of one group, "global" of all, "isomorphic" of
+                    groups with the same shapes
+    reduction       with keep_rate, of scores over coupled layers: "mean", "max", "sum", "first"
     criterion       what ranks weights: "magnitude", "random", "synflow", and, with data, "snip", "grasp", "prospr"
     ranking         "global": all weights together; "uniform", "erk": each layer by itself, with these densities
     data            labelled batches for criteria that look at gradients: a DataLoader, or `saliency.trial.Data` to name
@@ -210,8 +150,8 @@ def compile(
     them FxpruneError.
     """
     options = Options(
-        sparsity, keep_rate, select, criterion, ranking, policy, coupling, average, init, seed, keep_weights,
-        approximate, proof, retry, only, ignore,
+        sparsity, keep_rate, select, pool, reduction, criterion, ranking, policy, coupling, average, init, seed,
+        keep_weights, approximate, proof, retry, only, ignore,
     )  # fmt: skip
     with plain_mode():
         return _compile(model, example_inputs, options, observers, as_data(data))

@@ -15,7 +15,8 @@ from fxprune.cost import Cost, cost
 from fxprune.facts import Ranking, SensitivityReport, Shrunk, SparsityReport, WidthPlan
 from fxprune.manager import PassManager
 from fxprune.metarun import plain_mode
-from fxprune.pipeline import Options, cutting_passes, finding_passes, foreseeing_passes
+from fxprune.options import Options
+from fxprune.pipeline import cutting_passes, finding_passes, foreseeing_passes
 from fxprune.program import Program, meta_like, skeleton_of
 from fxprune.report import LayerLine, layer_lines
 

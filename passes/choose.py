@@ -49,7 +49,10 @@ class Choose:
         counts: dict[int, int] = {}
         for rate, pool in self._pools(program, groups):
             counts |= _local(pool, rate) if self.pool == "local" else _pooled(pool, rate, scores)
-        kept = {index: strongest(couplings.groups[index], n, scores[couplings.groups[index].roots]) for index, n in counts.items()}
+        kept = {
+            index: strongest(couplings.groups[index], n, scores[couplings.groups[index].roots])
+            for index, n in counts.items()
+        }
         return program.with_facts(WidthPlan(feasible(couplings, kept, scores)))
 
     def _pools(self, program: Program, groups: Sequence[ChannelGroup]) -> Iterator[tuple[float, list[ChannelGroup]]]:
@@ -75,7 +78,9 @@ class Choose:
         modules = [name.rpartition(".")[0] for group in groups for name in group.producers]
         for pattern in self.keep_rate:
             if not _any_match(modules, pattern):
-                raise OptionError(f"no layer that can lose channels matches {pattern!r}; they are named like {modules[:3]}")
+                raise OptionError(
+                    f"no layer that can lose channels matches {pattern!r}; they are named like {modules[:3]}"
+                )
 
 
 def _any_match(modules: Sequence[str], pattern: str) -> bool:

@@ -16,7 +16,8 @@ from fxprune.channels.groups import Couplings
 from fxprune.errors import OptionError, PassError
 from fxprune.facts import Prunable, Ranking, Repairs, SensitivityReport, Shrunk, SparsityReport, WeightMasks, WidthPlan
 from fxprune.manager import PassManager, inconsistency
-from fxprune.pipeline import Options, passes_for
+from fxprune.options import Options
+from fxprune.pipeline import passes_for
 from fxprune.program import Program
 
 

@@ -19,8 +19,9 @@ from fxprune.channels.groups import Couplings
 from fxprune.errors import OptionError
 from fxprune.facts import Prunable, SensitivityReport, Share, SparsityReport
 from fxprune.manager import PassManager
+from fxprune.options import Options
 from fxprune.passes.sensitivity import POLICIES, Sensitivity
-from fxprune.pipeline import Options, passes_for
+from fxprune.pipeline import passes_for
 from fxprune.program import Program
 
 NO_GROUPS = Couplings(None, None, (), np.zeros(0, dtype=np.int64))  # type: ignore[arg-type]

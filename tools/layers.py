@@ -18,6 +18,7 @@ RANKS = {
     "copying": 0,
     "program": 1,
     "passes": PASSES,
+    "options": 4,
     "pipeline": 4,
     "learner": 5,
     "planning": 5,
@@ -74,8 +75,8 @@ def complaint(module: list[str], target: list[str]) -> str | None:
     if target[0] != "fxprune" or module[0] != "fxprune":
         return None
     here, there, name = layer_of(module), layer_of(target), ".".join(target)
-    if there == "passes" and here not in ("passes", "pipeline"):
-        return f"imports {name}: only pipeline may import passes"
+    if there == "passes" and here not in ("passes", "options", "pipeline"):
+        return f"imports {name}: only options and pipeline may import passes"
     if here == there == "passes" and module[2] != "__init__":  # that one may list what is in the folder
         return f"imports {name}: passes import core, never each other"
     if RANKS.get(there, CORE) <= RANKS.get(here, CORE):

@@ -1,7 +1,7 @@
 """Gates: a factor on each channel, behind the normalisation, and what the loss makes of it at one.
 
-The product of a feature map with a gate is the same network with the scale and shift of its normalisation (or the filter
-and bias, where there is none) multiplied by the gate, so that no activation is touched.
+The product of a feature map with a gate is the same network with the scale and shift of its normalisation (or the
+filter and bias, where there is none) multiplied by the gate, so that no activation is touched.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from fxprune.sites import Site, find_sites
 class GateSlope:
     """score = |dL/dgate| at 1, SNIP for channels: 3SP (van Amersfoort et al., 2020), or ProsPr's structured form.
 
-    steps      0: the slope of the loss as it is (3SP); M: of the loss after M steps of plain SGD through which gradients
-               flow (ProsPr, Alizadeh et al., ICLR 2022)
+    steps      0: the slope of the loss as it is (3SP); M: of the loss after M steps of plain SGD through which
+               gradients flow (ProsPr, Alizadeh et al., ICLR 2022)
     per_mac    divide by the multiply-accumulates that one channel costs (3SP's compute-aware form)
 
     Needs steps + 1 batches. Training mode.

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from fxprune.errors import OptionError
 from fxprune.saliency import Criterion
-from fxprune.saliency.channels import ChannelCriterion, ChannelNorm, FirstChannels, Fpgm, FromWeights, NormScale, RandomChannels
+from fxprune.saliency.channels import (
+    ChannelCriterion,
+    ChannelNorm,
+    FirstChannels,
+    Fpgm,
+    FromWeights,
+    NormScale,
+    RandomChannels,
+)
 from fxprune.saliency.gates import GateSlope
 from fxprune.saliency.taylor import Taylor
 from fxprune.saliency.trial import Data

@@ -1,0 +1,85 @@
+"""Options: everything `compile` can be asked, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fxprune.averages import AVERAGES
+from fxprune.densities import RANKINGS
+from fxprune.errors import OptionError
+from fxprune.passes.choose import POOLS, KeepRate
+from fxprune.passes.initialise import MODES
+from fxprune.passes.plan import COUPLINGS
+from fxprune.passes.sensitivity import POLICIES
+from fxprune.saliency import CRITERIA
+from fxprune.saliency.channels import REDUCTIONS
+from fxprune.saliency.selections import SELECTIONS
+
+_CHOICES = {
+    "select": SELECTIONS,
+    "criterion": CRITERIA,
+    "ranking": RANKINGS,
+    "policy": tuple(POLICIES),
+    "coupling": COUPLINGS,
+    "average": AVERAGES,
+    "init": MODES,
+    "pool": POOLS,
+    "reduction": (None, *REDUCTIONS),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything `compile` can be asked; see there."""
+
+    sparsity: float | None = None
+    keep_rate: KeepRate | None = None
+    select: str = "saliency"
+    pool: str = "local"
+    reduction: str | None = None
+    criterion: str = "magnitude"
+    ranking: str = "global"
+    policy: str = "reconvene"
+    coupling: str = "max"
+    average: str = "prunable"
+    init: str = "auto"
+    seed: int = 0
+    keep_weights: bool = False
+    approximate: str | None = None
+    proof: bool = True
+    retry: bool = True
+    only: Sequence[str] | None = None
+    ignore: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        rates = self.keep_rate.values() if isinstance(self.keep_rate, Mapping) else [self.keep_rate]
+        for name, value in [("sparsity", self.sparsity), *(("keep_rate", rate) for rate in rates)]:
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise OptionError(f"{name} is a number, not {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise OptionError(f"seed is a whole number, not {self.seed!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise OptionError(f"unknown {name} {getattr(self, name)!r}: choose {', '.join(filter(None, choices))}")
+        for name in ("only", "ignore"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
+        if (self.sparsity is None) == (self.keep_rate is None):
+            raise OptionError("give exactly one of sparsity and keep_rate")
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise OptionError(f"sparsity is the fraction of weights to remove, 0 to below 1, not {self.sparsity}")
+        for rate in rates:
+            if rate is not None and not 0 < rate <= 1:
+                raise OptionError(f"keep_rate is the fraction of channels to keep, above 0 and up to 1, not {rate}")
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(f"seed must lie between 0 and 2**32 - 1, not {self.seed}")
+        if self.approximate not in (None, "cut", "freeze"):
+            raise OptionError(f"unknown approximate {self.approximate!r}: choose cut, freeze")
+        if self.keep_weights and self.init == "kaiming":
+            raise OptionError("keep_weights keeps the given weights, init='kaiming' draws new ones: choose one of them")
+
+    @property
+    def inexact(self) -> str:
+        """What happens to channels behind a statistic over channels: cut when weights are re-drawn, else they stay."""
+        return self.approximate or ("freeze" if self.keep_weights else "cut")
