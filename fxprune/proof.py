@@ -26,7 +26,7 @@ Calibrate = Callable[[str, str, Tensor], None]
 TOLERANCE = 1e-9  # max|a - b| / max|a| in float64
 FAINT = 1e-6  # a signal below this could hide a fault from the tolerance
 _DRAWS = 3
-_ROUNDING = 100.0  # a deep network rounds at every layer, the nudge at the input is felt once
+_ROUNDING = 100.0  # sums are rounded too, more often than their terms are nudged
 _ILL_CONDITIONED = 1e-5  # never allowed more than this
 
 
@@ -100,28 +100,47 @@ class _Pair:
         if error <= TOLERANCE:
             return Verdict(error, signal=signal)
         again = Reference(mode, self.couplings, self.result.cut)
-        nudged = self._dense(mode, _nudged(self.inputs), again, _keep, training_leaves)
+        nudge = _Nudge()
+        nudged = self._dense(
+            mode, nudge.inputs(self.inputs), again, _keep, training_leaves, lambda name: nudge(self.noise.dense(name))
+        )
         allowed = min(max(TOLERANCE, _ROUNDING * difference(expected, nudged)), _ILL_CONDITIONED)
         where = f"the {mode} graph" + (" with random layers in training" if training_leaves else "")
         fault = f"outputs of {where} differ by {error:.1e} (at most {allowed:.0e} is allowed)"
         return Verdict(error, "" if error <= allowed else fault, signal)
 
-    def _dense(self, mode: str, inputs: Inputs, reference: Reference, calibrate: Calibrate, training: bool) -> Any:
+    def _dense(
+        self,
+        mode: str,
+        inputs: Inputs,
+        reference: Reference,
+        calibrate: Calibrate,
+        training: bool,
+        number: Callable[[str], Tensor] | None = None,
+    ) -> Any:
         graph = dict(self.dense.graphs())[mode]
-        return _run(self.dense, graph, inputs, self.noise.dense, reference, calibrate, training)
+        return _run(self.dense, graph, inputs, number or self.noise.dense, reference, calibrate, training)
 
 
-def _nudged(inputs: Inputs) -> Inputs:
-    """The inputs with last bits changed at random: how far the outputs move is what rounding alone can do."""
-    generator = torch.Generator().manual_seed(0)
+class _Nudge:
+    """Changes last bits at random, of the inputs and of every number of the network: how far the outputs move then is
+    what rounding alone can do, at each layer.
+    """
 
-    def nudge(tensor: Tensor) -> Tensor:
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return tensor * (1 + 2**-52 * torch.randint(-1, 2, tensor.shape, generator=generator))
+        draw = torch.randint(
+            -1, 2, tensor.shape, generator=self.generator, dtype=tensor.dtype
+        )  # not an integer's float32
+        return tensor * (1 + torch.finfo(tensor.dtype).eps * draw)
 
-    args, kwargs = pytree.tree_map_only(Tensor, nudge, (inputs.args, dict(inputs.kwargs)))
-    return Inputs(args, kwargs)
+    def inputs(self, inputs: Inputs) -> Inputs:
+        args, kwargs = pytree.tree_map_only(Tensor, self, (inputs.args, dict(inputs.kwargs)))
+        return Inputs(args, kwargs)
 
 
 def _any_finite(outputs: Any) -> bool:

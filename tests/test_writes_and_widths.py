@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.proof import _Nudge
 
 
 class Net(nn.Module):
@@ -130,3 +131,11 @@ def test_numbers_of_an_index_used_elsewhere_keep_its_channels() -> None:
 def test_outputs_without_numbers_are_said_to_prove_nothing() -> None:
     done = halved(Net(lambda n, t: n.a(t).log()))
     assert done.report.proof_error is None and any("proof saw little" in note for note in done.report.notes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_rounding_can_do_is_measured_with_last_bits(dtype: torch.dtype) -> None:
+    """An ill-conditioned network is not refused: the proof allows what nudged inputs and weights do to its outputs."""
+    one = torch.rand(1000, dtype=dtype) + 0.5
+    moved = ((_Nudge()(one) - one) / one).abs()
+    assert 0.3 < (moved > 0).double().mean() < 0.9 and moved.max() <= 2.1 * torch.finfo(dtype).eps
