@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fxprune import cli_bench, cli_work
 from fxprune import cli_options as options
-from fxprune import cli_work
 from fxprune.capture.options import LoadOptions
 from fxprune.cli_errors import one_line_errors
 
@@ -112,6 +112,33 @@ def compile_command(
     from fxprune.cli_report import show, summary
 
     show(summary(written.document["model"], done.report, written))
+
+
+@app.command("bench")
+@one_line_errors
+def bench_command(
+    first: options.FirstSide,
+    second: options.SecondSide,
+    input: options.BenchInput = None,
+    batch: options.Batch = None,
+    repeat: options.Repeat = None,
+    threads: options.Threads = 1,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Measure two networks side by side in onnxruntime: bytes, parameters, MACs, peak memory, latency.
+
+    fxprune bench dense.onnx model-fxprune
+    """
+    request = cli_bench.BenchRequest(first, second, input or (), batch, repeat, threads, quiet)
+    measured = cli_bench.run_bench(request)
+    if as_json:
+        print(json.dumps(cli_bench.bench_document(request, measured), indent=1))
+        return
+    from fxprune.cli_report import show
+
+    show(cli_bench.bench_view(request, measured))
 
 
 @app.command("explain")

@@ -139,3 +139,25 @@ Threads = Annotated[
     int, _option("Threads of each runtime that is measured.", _OUT, show_default="1", metavar="N", min=1)
 ]
 PrintPasses = Annotated[bool, _flag("--print-passes", "Print the program after each pass.", _OUT)]
+
+
+def _side(letter: str) -> Any:
+    what = "An ONNX file, or a folder that `fxprune compile` wrote."
+    return typer.Argument(help=what, metavar=letter, show_default=False)
+
+
+FirstSide = Annotated[Path, _side("A")]
+SecondSide = Annotated[Path, _side("B")]
+BenchInput = Annotated[
+    list[str] | None,
+    _option(
+        "Shape of an input, as 1x3x224x224 or x=1x3x224x224, where the files leave it open.", None, metavar="SHAPE"
+    ),
+]
+Batch = Annotated[int | None, _option("Examples in one pass.", None, show_default="1", metavar="N", min=1)]
+Repeat = Annotated[
+    int | None,
+    _option(
+        "Timed passes for each side.", None, show_default="30, or as many as fit into a second", metavar="N", min=1
+    ),
+]

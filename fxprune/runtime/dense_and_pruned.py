@@ -23,6 +23,7 @@ from fxprune.runtime.measured import Measured, Pair
 from fxprune.runtime.peak import PeakJob
 from fxprune.runtime.runners import cuda_once, onnx_once, torch_once, torch_threads
 
+NAMES = ("dense", "pruned")
 SECONDS = 15.0  # for all runs together; writing the dense network as ONNX comes on top
 LEAST = 4.0  # seconds for the latency in one runtime, whatever the rest has taken
 PATIENCE = 10.0  # seconds after which a process that measures memory is ended
@@ -44,7 +45,7 @@ def measure(dense: Program, small: Program, onnx: OnnxReport, options: MeasureOp
     What cannot be measured is left out, and a note says why. The numbers of the dense network are used, not copied; its
     ONNX file lies in a temporary folder meanwhile.
     """
-    wanted, found = options or MeasureOptions(), Collector()
+    wanted, found = options or MeasureOptions(), Collector(NAMES)
     machine = this_machine(("onnxruntime", "torch"))
     files: dict[str, Pair[int | None]] = {}
     with TemporaryDirectory(prefix="fxprune-", ignore_cleanup_errors=True) as box, torch.no_grad():
@@ -65,10 +66,9 @@ def measure(dense: Program, small: Program, onnx: OnnxReport, options: MeasureOp
                 _on_gpu(found, dense, small, feeds, wanted.rounds, budget)
     if batch != wanted.batch:
         found.notes.append(f"measured with batches of {batch}: the network takes no others")
-    if machine.busy:
-        found.notes.append(f"other programs were running (load {machine.load} on {machine.cores} cores)")
+    found.note_load(machine)
     return Measured(
-        ("dense", "pruned"), machine, Pair(batch, batch), wanted.threads, files,
+        NAMES, machine, Pair(batch, batch), wanted.threads, files,
         latency=found.latency, memory=found.memory, notes=tuple(found.notes),
     )  # fmt: skip
 
