@@ -53,7 +53,7 @@ def consumers(model: nn.Module) -> dict[str, int]:
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             found[f"{path}.weight"] = 1
-        elif isinstance(module, nn.ConvTranspose2d):
+        elif isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
             found[f"{path}.weight"] = 0
     own = dict(model.named_parameters(remove_duplicate=False))  # a parametrised weight is none
     return {name: dim for name, dim in found.items() if name in own}

@@ -6,10 +6,13 @@ Nothing is solved while the network runs. Rules append whole arrays of pairs; `g
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from fxprune.channels.layers import FIXED
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,12 @@ class Balance:
 
 @dataclass
 class Atoms:
-    """All atoms of one analysis. Atom 0 stands for everything that can never be removed."""
+    """All atoms of one analysis. Atom 0 stands for everything that can never be removed.
 
+    last   (parameter, dimension) -> mask of the entries that are the last of their group: they get atom 0
+    """
+
+    last: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     total: int = 1
     axes: list[Axis] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
@@ -63,7 +70,9 @@ class Atoms:
         """`count` new atoms, owned by dimension `dim` of `name`."""
         self.axes.append(Axis(name, dim, self.total, count, kind))
         self.total += count
-        return torch.arange(self.total - count, self.total, device="cpu")  # also where new tensors are meta
+        found = torch.arange(self.total - count, self.total, device="cpu")  # also where new tensors are meta
+        last = self.last.get((name, dim))
+        return found.masked_fill(last, FIXED) if last is not None and len(last) == count else found
 
     def made(self, layer: Tensor) -> bool:
         """Whether all entries of a layer come from one constant that the graph itself made."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from fxprune.channels.atoms import Atoms
 from fxprune.channels.layers import Labels, along, pad_left, varying
 from fxprune.channels.records import CallKey, Claim, Contraction, Normalisation, Producer, Scale
+
+if TYPE_CHECKING:
+    from fxprune.channels.rules.convolution import Kernel
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Context:
     readings: dict[tuple[str, str], str] = field(default_factory=dict)  # (mode, node) -> "crossed" or "whole groups"
     flops: int = 0
     parameters: set[str] = field(default_factory=set)  # names of parameters; a buffer makes no channels of its own
+    kernels: dict[tuple[int, int], Kernel] = field(default_factory=dict)  # by id of a parameter and its conv groups
     numbers_used: set[str] = field(
         default_factory=set
     )  # index tensors whose values are used for more than picking channels

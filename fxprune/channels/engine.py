@@ -65,6 +65,7 @@ def analyse(
     freeze_nodes: Mapping[tuple[str, str], str] | None = None,
     freeze_parameters: Mapping[str, str] | None = None,
     readings: Mapping[tuple[str, str], str] | None = None,
+    last: Mapping[tuple[str, int], Tensor] | None = None,
 ) -> Analysis:
     """Label every tensor of the network.
 
@@ -73,8 +74,9 @@ def analyse(
     freeze_parameters  qualified name -> reason: these parameters keep their shape
     readings           (mode, node) -> how to read a call that a cut may have made ambiguous (a grouped convolution with
                        one channel a group looks depthwise)
+    last               (name, dimension) -> mask of entries that are no channels, being the last of theirs after a cut
     """
-    context = Context(values=program.tensors, approximate=approximate, forced=readings or {})
+    context = Context(values=program.tensors, approximate=approximate, forced=readings or {}, atoms=Atoms(last or {}))
     for name, tensor in named_tensors(program.module).items():
         context.names.setdefault(id(tensor), name)
         if isinstance(tensor, nn.Parameter):
@@ -120,7 +122,10 @@ def _walk(
     values = meta_values(graph, program.inputs)
     try:
         with on_meta(program.module, context.mode, mode):
-            walker.run(*values)
+            try:
+                walker.run(*values)
+            finally:
+                walker.remember_parameters()
     except Exception as error:
         raise WalkError(context.mode, context.node, error, seen) from error
 
@@ -181,11 +186,18 @@ class LabelMode(TorchDispatchMode):
             freeze_everything(context, call, f"the rule for this operator failed: {type(error).__name__}: {error}")
 
 
+# Their results lie in memory in another order on the meta device than on the CPU, where inputs are channels-last.
+_OWN_ORDER = {
+    *("convolution", "native_group_norm", "roll", "pixel_shuffle", "channel_shuffle", "native_channel_shuffle"),
+    *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)),
+}
+
+
 def plain_layout(func: Any, result: Any) -> Any:
-    """A convolution's result in row-major order. Backends differ here, and matrix products are issued by memory
-    layout.
-    """
-    return result.contiguous() if func is torch.ops.aten.convolution.default else result
+    """The result in row-major order where backends differ: which matrix products are issued depends on it."""
+    if func._schema.name.removeprefix("aten::") not in _OWN_ORDER:
+        return result
+    return pytree.tree_map_only(Tensor, Tensor.contiguous, result)
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,17 +229,29 @@ class LabelWalker(fx.Interpreter):
         self.label_mode, self.context = label_mode, label_mode.context
         self.freeze_nodes = freeze_nodes
         self.seen = seen
+        self.waiting: list[tuple[fx.Node, Any]] = []
 
     def run_node(self, node: fx.Node) -> Any:
         context = self.context
         context.node, context.operator = node.name, node.op
         context.opaque_node = self._opaque(node)
         result = super().run_node(node)
+        if node.op == "get_attr":
+            self.waiting.append((node, result))
+            self.seen[context.mode, node.name] = Seen(None)  # its place in the order of the graph
+            return result
         self.label_mode.paused = True
         context.operator = node.op
         self._remember(node, result)
         self.label_mode.paused = False
         return result
+
+    def remember_parameters(self) -> None:
+        """Parameters that the graph reads itself: by now the calls that read them have laid out their labels."""
+        self.label_mode.paused = True
+        for node, result in self.waiting:
+            self._remember(node, result)
+        self.label_mode.paused = False
 
     def _remember(self, node: fx.Node, result: Any) -> None:
         context = self.context

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fxprune.channels.atoms import Axis
 from fxprune.channels.engine import Analysis, analyse
@@ -15,9 +17,23 @@ from fxprune.channels.solve import Ints, hard_ties, settle
 
 
 def analyse_again(couplings: Couplings, result: Rewritten) -> Analysis:
-    """The engine's answers about the rewritten network, calls read as they were in the dense one."""
+    """The engine's answers about the rewritten network, calls read as they were in the dense one.
+
+    What is the last of its group is no channel any more. Laid out along a dimension of its own (one channel a head),
+    it would be taken for one and couple with others there.
+    """
     dense = couplings.analysis
-    return analyse(result.program, approximate=dense.approximate, readings=dense.readings)
+    last = dict(_last_channels(couplings, result))
+    return analyse(result.program, approximate=dense.approximate, readings=dense.readings, last=last)
+
+
+def _last_channels(couplings: Couplings, result: Rewritten) -> Iterator[tuple[tuple[str, int], Tensor]]:
+    alone = ~_has_company(couplings, result, np.arange(couplings.analysis.atoms.total))
+    for axis in couplings.analysis.atoms.axes:
+        places = slice(axis.start, axis.start + axis.count)
+        last = alone[places][result.cut.alive[places]]
+        if axis.kind == "parameter" and last.any():
+            yield (axis.name, axis.dim), torch.from_numpy(last)
 
 
 def disagreement(couplings: Couplings, result: Rewritten, again: Analysis) -> str:

@@ -55,9 +55,10 @@ def convolution(ctx: Context, call: Call) -> None:
 
 def _is_depthwise(ctx: Context, kernel: Kernel) -> bool:
     """One channel a conv group on at least one side, so that a conv group can only go as a whole."""
-    if kernel.groups == 1 or kernel.columns:
+    if kernel.groups == 1:
         return False
-    return 1 in (kernel.weight.shape[1], kernel.row_count // kernel.groups)
+    narrow = not kernel.columns and 1 in (kernel.weight.shape[1], kernel.row_count // kernel.groups)
+    return not ctx.reads("crossed", not narrow)
 
 
 def _without_pixels(ctx: Context, labels: Labels) -> Labels:
@@ -71,9 +72,13 @@ def _without_pixels(ctx: Context, labels: Labels) -> Labels:
 
 
 def _kernel(ctx: Context, weight: Tensor, groups: int) -> Kernel:
+    known = ctx.kernels.get((id(weight), groups))
+    if known is not None:
+        return known
     name = ctx.untouched(weight)
     if name is not None:
-        return _fresh(ctx, name, weight, groups)
+        ctx.kernels[id(weight), groups] = _fresh(ctx, name, weight, groups)
+        return ctx.kernels[id(weight), groups]
     labels = ctx.fold_all(ctx.of(weight), range(2, weight.ndim))
     rows, columns = [], []
     for layer in labels.layers:
