@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +11,11 @@ import typer
 from fxprune import cli_bench, cli_work
 from fxprune import cli_options as options
 from fxprune.capture.options import LoadOptions
-from fxprune.cli_errors import one_line_errors
+from fxprune.cli_config import names_from_file
+from fxprune.cli_errors import Commands, one_line_errors
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +26,8 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         print(f"fxprune {version('fxprune')}")
     except PackageNotFoundError:
@@ -43,6 +46,7 @@ def _fxprune(version: Annotated[bool, _VERSION] = False) -> None:
 @app.command("compile")
 @one_line_errors
 def compile_command(
+    context: typer.Context,
     model: options.Model,
     sparsity: options.Sparsity = None,
     keep_rate: options.KeepRate = None,
@@ -67,9 +71,12 @@ def compile_command(
     opset: options.Opset = None,
     no_measure: options.NoMeasure = False,
     threads: options.Threads = 1,
+    dry_run: options.DryRun = False,
+    widths: options.Widths = False,
     print_passes: options.PrintPasses = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    config: options.Config = None,
     traceback: options.Traceback = False,
 ) -> None:
     """Remove channels from MODEL, prove it, and write the smaller network as ONNX and as weights.
@@ -92,9 +99,10 @@ def compile_command(
         "keep_weights": keep_weights,
         "seed": seed,
     }
+    asked = {name: value for name, value in asked.items() if value is not None}
     request = cli_work.Request(
         model=model,
-        asked={name: value for name, value in asked.items() if value is not None},
+        asked=cli_work.settled(asked, names_from_file(context)),
         inputs=input or (),
         loading=LoadOptions(trust or (), arch, allow_pickle, seed),
         output=output,
@@ -102,16 +110,18 @@ def compile_command(
         opset=opset,
         measure=not no_measure,
         threads=threads,
+        dry_run=dry_run,
         passes_to=None if not print_passes else sys.stderr if as_json else sys.stdout,
         quiet=quiet,
     )
-    done, written = cli_work.compile_and_write(request)
+    outcome = cli_work.compile_model(request)
     if as_json:
-        print(json.dumps({**written.document, "folder": str(written.folder)}, indent=1))
-        return
-    from fxprune.cli_report import show, summary
+        print(json.dumps(outcome.document, indent=1))
+    elif not quiet:
+        from fxprune.cli_layout import show
+        from fxprune.cli_report import summary
 
-    show(summary(written.document["model"], done.report, written))
+        show(summary(outcome, widths))
 
 
 @app.command("bench")
@@ -157,7 +167,7 @@ def explain_command(
     """Show which channels of MODEL go together, which cannot be removed, and why."""
     origin, found = cli_work.explain(model, input or (), LoadOptions(trust or (), arch, allow_pickle), quiet)
     from fxprune.cli_explain import coupled, coupled_view, overview
-    from fxprune.cli_report import show
+    from fxprune.cli_layout import show
 
     told = None if layer is None else coupled(found, layer)
     if not as_json:
@@ -189,8 +199,8 @@ def plan_command(
     """
     asked = {"policy": policy, "coupling": coupling, "average": average, "only": only or None, "ignore": ignore or None}
     given = {name: value for name, value in asked.items() if value is not None}
+    from fxprune.cli_layout import show
     from fxprune.cli_plan import forecast_view, forecasts
-    from fxprune.cli_report import show
 
     found = forecasts(model, sparsity, input or (), {**given, "seed": seed})
     if as_json:
@@ -205,7 +215,7 @@ def zoo_command(as_json: options.Json = False, traceback: options.Traceback = Fa
     """List the networks that come with fxprune; `compile` and `explain` take them as zoo:NAME."""
     from fxprune import zoo
     from fxprune.cli_explain import zoo_view
-    from fxprune.cli_report import show
+    from fxprune.cli_layout import show
 
     entries = [zoo.entry(name) for name in zoo.names()]
     if as_json:
@@ -216,5 +226,5 @@ def zoo_command(as_json: options.Json = False, traceback: options.Traceback = Fa
 
 
 def main() -> None:
-    """Entry point of the `fxprune` command."""
+    """Read sys.argv, run, exit."""
     app(prog_name="fxprune")

@@ -6,14 +6,33 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
+from fxprune.cli_signals import asked_to_end
 from fxprune.errors import FxpruneError
 
 P = ParamSpec("P")
 ASKED_WRONGLY, UNEXPECTED, INTERRUPTED = 2, 1, 130
+_UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of click
+
+
+class Commands(TyperGroup):
+    """All commands. What typer tells about a line that it cannot read in a box of several lines is one line here."""
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        settings["standalone_mode"] = False
+        try:
+            status = super().main(*args, **settings)
+        except typer.Abort:
+            status = INTERRUPTED
+        except Exception as error:
+            line, status = describe(error)
+            if line:
+                print(line, file=sys.stderr)
+        sys.exit(status or 0)
 
 
 def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -32,16 +51,21 @@ def one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
             if kwargs.get("traceback"):
                 traceback.print_exc()
             line, status = describe(error)
-            print(line, file=sys.stderr)
+            if line:
+                print(line, file=sys.stderr)
             raise typer.Exit(status) from None
 
     return run
 
 
 def describe(error: BaseException) -> tuple[str, int]:
-    """(line for the user, exit status)."""
+    """(line for the user, exit status). The line is empty where there is nothing to add."""
+    if asked_to_end():
+        return "", INTERRUPTED  # the entry point has the last word
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
+    if isinstance(error, _UsageError):
+        return _misread(error), ASKED_WRONGLY
     if isinstance(error, FxpruneError):
         return f"error: {printable(str(error))}", ASKED_WRONGLY
     if isinstance(error, OSError):
@@ -49,6 +73,15 @@ def describe(error: BaseException) -> tuple[str, int]:
         return f"error: {printable(f'{where}{error.strerror or error}')}", ASKED_WRONGLY
     what = printable(f"{type(error).__name__}: {error}")
     return f"error: not foreseen: {what}. Run again with --traceback to see where it comes from", UNEXPECTED
+
+
+def _misread(error: Any) -> str:
+    """What the parser says, and where it is written how the command is used."""
+    told = printable(error.format_message()).rstrip(".").replace("Value error, ", "")
+    if not told:  # no command at all: typer has printed the help
+        return ""
+    where = error.ctx.command_path if error.ctx else "fxprune"
+    return f"error: {told[0].lower()}{told[1:]}{' See' if told.endswith('?') else '; see'} {where} --help"
 
 
 def printable(text: str) -> str:

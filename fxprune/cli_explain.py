@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fxprune.cli_errors import printable
-from fxprune.cli_report import counted, facts, plain_table
+from fxprune.cli_layout import counted, facts, plain_table
 from fxprune.errors import OptionError
 
 if TYPE_CHECKING:

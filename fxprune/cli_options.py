@@ -7,12 +7,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fxprune.cli_config import from_file
+
 _FILE, _WHAT, _WIDTHS, _WEIGHTS, _OUT = "Model files", "What to remove", "How widths are decided", "Weights", "Output"
 
 
-def _option(help: str, panel: str | None, *names: str, **settings: Any) -> Any:
-    """An option without a default of its own in the help, unless `show_default` names one."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, **{"show_default": False, **settings})
+def _option(help: str, panel: str | None, *names: str, default: str = "", **settings: Any) -> Any:
+    """An option whose help ends with what happens without it, where that is worth saying."""
+    text = f"{help} Default: {default}." if default else help
+    return typer.Option(*names, help=text, rich_help_panel=panel, **{"show_default": False, **settings})
 
 
 def _flag(name: str, help: str, panel: str | None, *short: str) -> Any:
@@ -60,9 +63,20 @@ AllowPickle = Annotated[
     bool, _flag("--allow-pickle", "Let the model file run any code while it is read. Only for files you made.", _FILE)
 ]
 Layer = Annotated[str | None, _option("Tell what else goes when this layer loses a channel.", None, metavar="NAME")]
+Config = Annotated[
+    Path | None,
+    _option(
+        "YAML file with options under these names, as in sparsity: 0.98; options given here win over it.",
+        None,
+        "--config",
+        callback=from_file,
+        is_eager=True,
+        metavar="FILE",
+    ),
+]
 Traceback = Annotated[bool, _flag("--traceback", "Show where an error comes from.", None)]
 Json = Annotated[bool, _flag("--json", "Print JSON on stdout and nothing else.", _OUT)]
-Quiet = Annotated[bool, _flag("--quiet", "No progress on stderr.", _OUT, "-q")]
+Quiet = Annotated[bool, _flag("--quiet", "No progress, and no table at the end.", _OUT, "-q")]
 
 Sparsity = Annotated[float | None, _option("Fraction of weights to do without, as in 0.98.", _WHAT, metavar="S")]
 Sparsities = Annotated[list[float], _option("Fraction of weights to do without; repeatable.", _WHAT, metavar="S")]
@@ -74,30 +88,42 @@ Approximate = Annotated[
     _option(
         "Channels behind a statistic over channels, as LayerNorm is: removing one changes the others.",
         _WHAT,
-        show_default="cut, with --keep-weights freeze",
+        default="cut, with --keep-weights freeze",
     ),
 ]
 NoProof = Annotated[bool, _flag("--no-proof", "Do not compare the cut network with the dense one.", _WHAT)]
 
 Criterion = Annotated[
     Literal["magnitude", "random", "synflow", "snip", "grasp", "prospr"],
-    _option("What ranks weights.", _WIDTHS, show_default="magnitude"),
+    _option(
+        "What ranks weights: magnitude, random, synflow, snip, grasp or prospr.",
+        _WIDTHS,
+        default="magnitude",
+        metavar="SCORE",
+    ),
 ]
 Policy = Annotated[
     Literal["reconvene", "all", "none", "inverted", "random"] | None,
     _option(
-        "With --sparsity, layers that lose channels: reconvene takes those at least as sparse as the average.",
+        "With --sparsity, layers that lose channels: reconvene (those at least as sparse as the average), all, none, "
+        "inverted or random.",
         _WIDTHS,
-        show_default="reconvene",
+        default="reconvene",
+        metavar="POLICY",
     ),
 ]
 Coupling = Annotated[
     Literal["max", "keep", "min"] | None,
-    _option("With --sparsity, width of layers that must agree.", _WIDTHS, show_default="max"),
+    _option("With --sparsity, width of layers that must agree.", _WIDTHS, default="max"),
 ]
 Average = Annotated[
     Literal["prunable", "conv", "all-params", "layer-mean"] | None,
-    _option("With --sparsity, what that average runs over.", _WIDTHS, show_default="prunable"),
+    _option(
+        "With --sparsity, what that average runs over: prunable, conv, all-params or layer-mean.",
+        _WIDTHS,
+        default="prunable",
+        metavar="OVER",
+    ),
 ]
 Select = Annotated[
     Literal[
@@ -118,26 +144,32 @@ Select = Annotated[
         "gate-after-steps",
     ]
     | None,
-    _option("With --keep-rate, channels that stay.", _WIDTHS, show_default="saliency"),
+    _option(
+        "With --keep-rate, what says which channels stay: saliency, random, first, l1, l2, group-l1, group-l2, fpgm, "
+        "bn-scale, taylor, taylor-batch, taylor-element, gate, gate-per-mac or gate-after-steps.",
+        _WIDTHS,
+        default="saliency",
+        metavar="SCORE",
+    ),
 ]
 
 Init = Annotated[
     Literal["auto", "kaiming", "keep"],
-    _option("Draw weights before ranking them; auto: if they look untrained.", _WEIGHTS, show_default="auto"),
+    _option("Draw weights before ranking them; auto: if they look untrained.", _WEIGHTS, default="auto"),
 ]
 KeepWeights = Annotated[bool, _flag("--keep-weights", "Keep surviving weights instead of drawing new ones.", _WEIGHTS)]
-Seed = Annotated[int, _option("Of everything that is drawn.", _WEIGHTS, show_default="0", metavar="N")]
+Seed = Annotated[int, _option("Seed of everything that is drawn.", _WEIGHTS, default="0", metavar="N")]
 
 Output = Annotated[
     Path | None,
-    _option("Folder to write.", _OUT, "--output", "-o", show_default="NAME-fxprune", metavar="FOLDER"),
+    _option("Folder to write.", _OUT, "--output", "-o", default="NAME-fxprune", metavar="FOLDER"),
 ]
 Force = Annotated[bool, _flag("--force", "Replace the folder of an earlier run.", _OUT)]
-Opset = Annotated[int | None, _option("Operator set of the ONNX file.", _OUT, metavar="N")]
+DryRun = Annotated[bool, _flag("--dry-run", "Only say what would come out: widths and costs. Writes nothing.", _OUT)]
+Widths = Annotated[bool, _flag("--widths", "List the widths of all layers, however many there are.", _OUT)]
+Opset = Annotated[int | None, _option("Operator set of the ONNX file, 18 or later.", _OUT, metavar="N")]
 NoMeasure = Annotated[bool, _flag("--no-measure", "Do not measure latency and memory, before and after.", _OUT)]
-Threads = Annotated[
-    int, _option("Threads of each runtime that is measured.", _OUT, show_default="1", metavar="N", min=1)
-]
+Threads = Annotated[int, _option("Threads of each runtime that is measured.", _OUT, default="1", metavar="N", min=1)]
 PrintPasses = Annotated[bool, _flag("--print-passes", "Print the program after each pass.", _OUT)]
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fxprune.cli_errors import printable
-from fxprune.cli_report import facts, module_of, plain_table
+from fxprune.cli_layout import facts, module_of, plain_table
 from fxprune.errors import OptionError
 
 if TYPE_CHECKING:

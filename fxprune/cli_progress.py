@@ -1,49 +1,60 @@
-"""Progress on stderr: the phases of a command with the seconds they take."""
+"""Progress on stderr: the phases of a command with the seconds they take. rich is imported when there is a terminal."""
 
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
+from fxprune.phases import Clock, measured
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WORTH_NAMING = 0.05  # seconds
 
 
-class Phases:
-    """A context manager that shows the phase begun last as running and the ones before it with their seconds.
+@contextmanager
+def shown_phases(wanted: bool) -> Iterator[Clock]:
+    """A clock whose phases are shown on stderr while they run; what was shown vanishes at the end.
 
-    Shows nothing unless stderr is a terminal; what it showed vanishes at the end.
+    Shows nothing unless stderr is a terminal.
     """
+    with measured() as clock:
+        if not (wanted and sys.stderr.isatty()):
+            yield clock
+            return
+        from rich.console import Console
+        from rich.live import Live
 
-    def __init__(self, shown: bool) -> None:
-        self._progress = Progress(
-            SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}", markup=False),
-            TextColumn("{task.elapsed:.1f} s", justify="right"),
-            console=Console(file=sys.stderr),  # this one, whoever takes its place for a while
-            transient=True,
-            redirect_stdout=False,
-            disable=not (shown and sys.stderr.isatty()),
-        )
-        self._current: TaskID | None = None
+        with Live(_View(clock), console=Console(file=sys.stderr), transient=True, redirect_stdout=False):
+            yield clock
 
-    def begin(self, phase: str) -> None:
-        """End the phase that runs, if any, and start this one."""
-        self._end()
-        self._current = self._progress.add_task(phase, total=1)
 
-    def _end(self) -> None:
-        if self._current is not None:
-            self._progress.update(self._current, completed=1)
-            self._progress.stop_task(self._current)  # or its seconds would go on counting
+class _View:
+    """The phases of a clock as they are when rich asks."""
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
+    def __init__(self, clock: Clock) -> None:
+        from rich.spinner import Spinner
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
-        self._progress.stop()
+        self.clock = clock
+        self.spinner = Spinner("dots")
+
+    def __rich__(self) -> RenderableType:
+        from rich.table import Table
+
+        running = self.clock.running
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=1)
+        table.add_column()
+        table.add_column(justify="right")
+        for name, seconds in self.clock.seconds().items():
+            table.add_row(self.spinner if name == running else "", name, f"{seconds:.1f} s")
+        return table
+
+
+def time_line(seconds: Mapping[str, float]) -> str:
+    """`6.1 s: start 1.9, load 0.4, ...`: all of them, and the ones worth naming."""
+    named = [f"{name} {one:.1f}" for name, one in seconds.items() if one >= _WORTH_NAMING]
+    return f"{sum(seconds.values()):.1f} s" + (f": {', '.join(named)}" if named else "")

@@ -1,4 +1,4 @@
-"""What `fxprune compile` prints at the end: costs before and after, widths, what stays and why. Plain ASCII."""
+"""What `fxprune compile` prints at the end: costs before and after, widths, what stays and why."""
 
 from __future__ import annotations
 
@@ -6,73 +6,35 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fxprune.cli_errors import printable
-from fxprune.cli_measured import measured_facts, measured_rows
+from fxprune.cli_layout import counted, facts, module_of, plain_table, some
+from fxprune.cli_measured import Row, measured_facts, measured_rows
+from fxprune.cli_progress import time_line
+from fxprune.cli_widths import widths
 
 if TYPE_CHECKING:
+    from fxprune.cli_work import Outcome
     from fxprune.emit.folder import Written
-    from fxprune.report import GroupLine, LayerLine, Report
-
-_DECISIONS = {
-    "shrunk": "channels removed, what remains is dense",
-    "masked": "all channels stay, single weights are zero",
-    "dense": "all channels stay, and all weights of theirs",
-    "follows": "depthwise, as wide as what it reads",
-}
-_SHOWN = 3  # names in one line
+    from fxprune.report import GroupLine, Report
 
 
-def summary(title: str, report: Report, written: Written) -> RenderableType:
-    """Everything there is to say about one compilation."""
+def summary(outcome: Outcome, every_width: bool) -> RenderableType:
+    """Everything there is to say about one compilation, or about a dry run."""
+    report, written = outcome.report, outcome.written
+    lines = [*_outcome(report, written), *_stays(report.groups), *_remarks(report, written)]
     return Group(
-        Text(printable(title), style="bold"),
+        Text(printable(outcome.document["model"]), style="bold"),
         _costs(report, written),
-        _widths(report.layers),
-        facts([*_outcome(report, written), *_stays(report.groups), *_remarks(report, written)]),
+        widths(report.layers, every_width),
+        facts([*lines, ("time", time_line(outcome.seconds))]),
     )
 
 
-def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """A table with a rule under its head; numbers stand to the right, long names are folded at any character."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in columns:
-        number = name in right
-        table.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
-    return table
-
-
-def facts(pairs: Sequence[tuple[str, str]]) -> Table:
-    """Short labels, and sentences that wrap beside them."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, sentence in pairs:
-        grid.add_row(label, Text(printable(sentence)))
-    return grid
-
-
-def some(names: Sequence[str], shown: int = _SHOWN) -> str:
-    """The first names and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
-def module_of(weight: str) -> str:
-    """Name of the layer for its weight; a parameter that is called otherwise keeps its name."""
-    return weight.removesuffix(".weight")
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 layer`, `2 layers`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _costs(report: Report, written: Written) -> Table:
+def _costs(report: Report, written: Written | None) -> Table:
     table = plain_table("", "before", "after", "smaller by", right=("before", "after", "smaller by"))
     for column in table.columns[1:3]:
         column.min_width = 15  # whatever was measured, the columns stand where they stood
@@ -85,45 +47,33 @@ def _costs(report: Report, written: Written) -> Table:
     }
     for label, (old, new) in rows.items():
         table.add_row(label, *_smaller(old, new))
+    for row in _of_files(written) if written else ():
+        table.add_row(*row)
+    return table
+
+
+def _of_files(written: Written) -> Iterator[Row]:
     dense = written.measured.files if written.measured else {}
     for name, size in written.sizes.items():
         was = dense[name].first if name in dense else None
-        table.add_row(f"bytes, {name}", *(("", f"{size:,}", "") if was is None else _smaller(was, size)))
-    table.add_row("bytes, all files", "", f"{sum(written.sizes.values()):,}", "")
-    for row in measured_rows(written.measured) if written.measured else ():
-        table.add_row(*row)
-    return table
+        yield f"bytes, {name}", *(("", f"{size:,}", "") if was is None else _smaller(was, size))
+    yield "bytes, all files", "", f"{sum(written.sizes.values()):,}", ""
+    if written.measured:
+        yield from measured_rows(written.measured)
 
 
 def _smaller(old: int, new: int) -> tuple[str, str, str]:
     return f"{old:,}", f"{new:,}", f"{old / new:.2f}x" if new else "-"
 
 
-def _widths(layers: Sequence[LayerLine]) -> RenderableType:
-    ranked = any(layer.sparsity is not None for layer in layers)
-    names = ["layer", "before", "after", *["S_l"] * ranked, "decision"]
-    table = plain_table(*names, right=("before", "after", "S_l"))
-    for layer in layers:
-        after = Text(f"{layer.after:,}", style="bold" if layer.after < layer.before else "")
-        cells: list[str | Text] = [f"{layer.before:,}", after, *[_share(layer.sparsity)] * ranked, layer.decision]
-        table.add_row(Text(module_of(layer.weight)), *cells)
-    met = {layer.decision for layer in layers}
-    legend = [(name, meaning) for name, meaning in _DECISIONS.items() if name in met]
-    if ranked:
-        legend.append(("S_l", "sparsity of the layer in the ranking of all weights, before channels were removed"))
-    return Group(Text("\nWidths (output channels)", style="bold"), table, Text(""), facts(legend), Text(""))
-
-
-def _share(sparsity: float | None) -> str:
-    """Four digits, of which the last is never rounded up to 1: a layer that keeps a weight does not look empty."""
-    return "" if sparsity is None else f"{min(sparsity, 0.9999) if sparsity < 1 else 1:.4f}"
-
-
-def _outcome(report: Report, written: Written) -> Iterator[tuple[str, str]]:
+def _outcome(report: Report, written: Written | None) -> Iterator[tuple[str, str]]:
     if report.achieved_sparsity is not None:
         asked, average = report.asked["sparsity"], report.average_sparsity
         yield "sparsity", f"{asked} asked, {report.achieved_sparsity:.4f} achieved (weights removed or zero)"
         yield "S_avg", f"{average:.4f}, the average that S_l is compared with"
+    if written is None:
+        yield "dry run", "nothing was written; the proof was left out, and may refuse to cut some of these channels"
+        return
     yield "proof", _proof(report)
     onnx = written.onnx
     batch = "any batch size" if onnx.dynamic_batch else "a fixed batch size"
@@ -158,7 +108,7 @@ def _stays(groups: Sequence[GroupLine]) -> Iterator[tuple[str, str]]:
             yield label, f"{some(names)}: {reason}" + (f" ({count} groups)" if count > 1 else "")
 
 
-def _remarks(report: Report, written: Written) -> Iterator[tuple[str, str]]:
+def _remarks(report: Report, written: Written | None) -> Iterator[tuple[str, str]]:
     if report.repaired_rows:
         rows, layers = sum(report.repaired_rows.values()), len(report.repaired_rows)
         where = some([module_of(name) for name in report.repaired_rows])
@@ -179,10 +129,5 @@ def _remarks(report: Report, written: Written) -> Iterator[tuple[str, str]]:
         yield "refused", f"group {index} stays, the proof found fault with cutting it: {reason}"
     if report.front_end != "fx":
         yield "captured", f"with torch.{report.front_end}"
-    for note in (*report.notes, *written.onnx.notes):
+    for note in (*report.notes, *(written.onnx.notes if written else ())):
         yield "note", note
-
-
-def show(content: RenderableType) -> None:
-    """Print to stdout, as wide as the terminal."""
-    Console(highlight=False).print(content)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fxprune.cli_progress import Phases
+from fxprune.cli_progress import shown_phases
 from fxprune.errors import OptionError
+from fxprune.phases import phase, seconds_so_far
 
 if TYPE_CHECKING:
     from fxprune.capture.loaded import Loaded
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from fxprune.emit.folder import Written
     from fxprune.emit.onnx import OnnxReport
     from fxprune.explanation import Explanation
-    from fxprune.options import Options
+    from fxprune.manager import Observer
     from fxprune.program import Inputs, Program
+    from fxprune.report import Report
     from fxprune.runtime.measured import Measured
 
 # Options that one of the two ways to ask for less does not look at.
@@ -39,54 +41,77 @@ class Request:
     opset: int | None
     measure: bool
     threads: int
+    dry_run: bool
     passes_to: IO[str] | None
     quiet: bool
 
 
-def compile_and_write(request: Request) -> tuple[Compiled, Written]:
-    """The result and what was written of it. Options are checked before the model is loaded."""
-    check_belonging(request.asked)
-    with Phases(not request.quiet and request.passes_to is None) as phases:
-        phases.begin("start torch")
-        from fxprune.emit.folder import check_folder, write_folder
-        from fxprune.options import Options
-        from fxprune.pipeline import compile
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request. `written` is None after a dry run; `document` is what --json prints."""
 
-        options = Options(**request.asked)
-        inputs = given_inputs(request.inputs)
-        check_opset(request.opset)
-        if request.output:
-            check_folder(request.output, request.force)
-        phases.begin("load")
-        loaded = _load(request.model, request.loading)
-        folder = request.output or Path(f"{loaded.name}-fxprune")
-        check_folder(folder, request.force)
-        inputs, notes = (inputs, ()) if inputs else _chosen_inputs(loaded)
-        phases.begin("capture, analyse")
-        observer = _Observer(phases, options, request.passes_to)
-        done = compile(loaded.module, inputs, **request.asked, observers=(observer,))
-        done = replace(done, report=replace(done.report, notes=(*notes, *loaded.notes, *done.report.notes)))
-        about = {"model": loaded.origin, "input": _shapes(inputs)}
-        written = write_folder(
-            done, folder, force=request.force, opset=request.opset, about=about,
-            measure=_measurement(observer.dense, done, request.threads) if request.measure else None,
-        )  # fmt: skip
-    return done, written
+    report: Report
+    written: Written | None
+    document: Mapping[str, Any]
+    seconds: Mapping[str, float]
+
+
+def compile_model(request: Request) -> Outcome:
+    """Compile and write, or only plan. Options are checked before the model is loaded."""
+    check_belonging(request.asked)
+    with shown_phases(not request.quiet and request.passes_to is None) as clock:
+        with phase("start"):
+            import fxprune.pipeline  # noqa: F401 - takes its seconds here, not in a later phase
+            from fxprune.options import Options
+
+            Options(**request.asked)
+            given = given_inputs(request.inputs)
+            check_opset(request.opset)
+            if not request.dry_run:
+                _check_folder(request.output, request.force)
+        loaded, inputs = _ready(request.model, request.loading, given)
+        work = _dry_run if request.dry_run else _compile
+        report, written, document = work(request, loaded, inputs)
+    return Outcome(report, written, document, clock.seconds())
+
+
+def _dry_run(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, None, dict[str, Any]]:
+    from fxprune.pipeline import dry_run
+
+    report = dry_run(loaded.module, inputs, **request.asked, observers=_printing(request.passes_to))
+    report = replace(report, notes=(*loaded.notes, *report.notes))
+    seconds = {**seconds_so_far(), **report.seconds}
+    return report, None, {**_about(loaded, inputs), "dry_run": True, **report.to_dict(), "seconds": seconds}
+
+
+def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, Written, dict[str, Any]]:
+    from fxprune.emit.folder import write_folder
+    from fxprune.pipeline import compile
+
+    folder = request.output or Path(f"{loaded.name}-fxprune")
+    _check_folder(folder, request.force)
+    captured = _First()
+    observers: list[Observer] = [captured, *_printing(request.passes_to)]
+    done = compile(loaded.module, inputs, **request.asked, observers=observers)
+    done = replace(done, report=replace(done.report, notes=(*loaded.notes, *done.report.notes)))
+    written = write_folder(
+        done, folder, force=request.force, opset=request.opset, about=_about(loaded, inputs),
+        measure=_measurement(captured.program, done, request.threads) if request.measure else None,
+    )  # fmt: skip
+    return done.report, written, {**written.document, "folder": str(written.folder)}
 
 
 def explain(model: str, inputs: Sequence[str], loading: LoadOptions, quiet: bool) -> tuple[str, Explanation]:
     """(what was analysed, the answers)."""
-    with Phases(not quiet) as phases:
-        phases.begin("start torch")
-        from fxprune.explanation import explain as analysed
+    with shown_phases(not quiet):
+        with phase("start"):
+            from fxprune.explanation import explain as analysed
 
-        given = given_inputs(inputs)
-        phases.begin("load")
-        loaded = _load(model, loading)
-        phases.begin("capture, analyse")
-        chosen, notes = (given, ()) if given else _chosen_inputs(loaded)
-        found = analysed(loaded.module, chosen)
-    return loaded.origin, replace(found, notes=(*notes, *loaded.notes, *found.notes))
+            given = given_inputs(inputs)
+        loaded, chosen = _ready(model, loading, given)
+        with phase("analyse"):
+            found = analysed(loaded.module, chosen)
+    return loaded.origin, replace(found, notes=(*loaded.notes, *found.notes))
 
 
 def check_belonging(asked: Mapping[str, Any]) -> None:
@@ -105,12 +130,22 @@ def check_belonging(asked: Mapping[str, Any]) -> None:
             raise OptionError(f"--{without[0]} has no effect with {used}: leave it out, or give {needed} instead")
 
 
+def settled(asked: Mapping[str, Any], from_file: Container[str]) -> dict[str, Any]:
+    """Without what a file says about --sparsity where the command line asks for --keep-rate, or the other way round."""
+    given = [way for way in _BELONG if way in asked and way not in from_file]
+    ways = [way for way in _BELONG if len(given) == 1 and way not in given]
+    overruled = [name for way in ways for name in (way, *_BELONG[way]) if name in from_file]
+    return {name: value for name, value in asked.items() if name not in overruled}
+
+
 def check_opset(opset: int | None) -> None:
     """Raise OptionError for an opset that cannot be written."""
+    if opset is None:
+        return
     import onnx
 
     newest = onnx.defs.onnx_opset_version()
-    if opset is not None and not _OPSETS_FROM <= opset <= newest:
+    if not _OPSETS_FROM <= opset <= newest:
         raise OptionError(f"--opset {opset} cannot be written: choose one from {_OPSETS_FROM} to {newest}")
 
 
@@ -121,17 +156,31 @@ def given_inputs(texts: Sequence[str]) -> Inputs | None:
     return parse_inputs(texts, device="cpu") if texts else None
 
 
-def _load(model: str, options: LoadOptions) -> Loaded:
+def _check_folder(folder: Path | None, force: bool) -> None:
+    """Raise ExportError where the folder is known and cannot be written."""
+    from fxprune.emit.folder import check_folder
+
+    if folder is not None:
+        check_folder(folder, force)
+
+
+def _ready(model: str, options: LoadOptions, given: Inputs | None) -> tuple[Loaded, Inputs]:
+    """The network, and inputs that fit: the given ones, or chosen ones with a note saying how they were found."""
     from fxprune.capture.load import load
     from fxprune.capture.names import check_names
 
-    loaded = load(model, options)
-    check_names(loaded.module)  # before anything runs the network
-    return loaded
+    with phase("load"):
+        loaded = load(model, options)
+        check_names(loaded.module)  # before anything runs the network
+    if given:
+        return loaded, given
+    with phase("choose input"):
+        inputs, note = _chosen_inputs(loaded)
+    return replace(loaded, notes=(note, *loaded.notes)), inputs
 
 
-def _chosen_inputs(loaded: Loaded) -> tuple[Inputs, tuple[str, ...]]:
-    """Inputs that fit, and a note saying how they were found. Zeros on the CPU: the ONNX export needs real tensors."""
+def _chosen_inputs(loaded: Loaded) -> tuple[Inputs, str]:
+    """Zeros on the CPU: the ONNX export needs real tensors."""
     import torch
 
     from fxprune.capture.inputs import choose_inputs
@@ -139,38 +188,39 @@ def _chosen_inputs(loaded: Loaded) -> tuple[Inputs, tuple[str, ...]]:
 
     skeleton, _ = skeleton_of(loaded.module)
     inputs, note = choose_inputs(skeleton, loaded.input_hint)
-    return replace(inputs, args=tuple(torch.zeros_like(one, device="cpu") for one in inputs.args)), (note,)
+    return replace(inputs, args=tuple(torch.zeros_like(one, device="cpu") for one in inputs.args)), note
 
 
-def _shapes(inputs: Inputs) -> dict[str, list[int]]:
+def _about(loaded: Loaded, inputs: Inputs) -> dict[str, Any]:
+    """What the report says first: which network, and the shapes it was run with."""
     named = {**{str(number): one for number, one in enumerate(inputs.args)}, **inputs.kwargs}
-    return {name: list(one.shape) for name, one in named.items()}
+    return {"model": loaded.origin, "input": {name: list(one.shape) for name, one in named.items()}}
+
+
+class _First:
+    """An observer that keeps the network as it was captured."""
+
+    program: Program | None = None
+
+    def __call__(self, _name: str, program: Program, _seconds: float) -> None:
+        self.program = self.program or replace(program, facts={})
 
 
 def _measurement(dense: Program | None, done: Compiled, threads: int) -> Callable[[OnnxReport], Measured]:
     from fxprune.runtime.dense_and_pruned import MeasureOptions, measure
 
-    assert dense is not None  # analyse always runs
+    assert dense is not None  # there is always a first pass
     return lambda onnx: measure(dense, done.program, onnx, MeasureOptions(threads=threads))
 
 
-class _Observer:
-    """Called after each pass: prints the program if asked to, tells which phase comes next, and keeps `dense`, the
-    program as it was captured.
-    """
+def _printing(stream: IO[str] | None) -> tuple[Observer, ...]:
+    """What prints the program after each pass, if that is asked for."""
+    if stream is None:
+        return ()
 
-    def __init__(self, phases: Phases, options: Options, passes_to: IO[str] | None) -> None:
-        from fxprune.pipeline import passes_for
+    def print_program(name: str, program: Program, _seconds: float) -> None:
+        from fxprune.printing import program_text
 
-        names = [one.name for one in passes_for(options)]
-        self._next = dict(zip(names, [*names[1:], "write"], strict=True))
-        self._phases, self._stream = phases, passes_to
-        self.dense: Program | None = None
+        print(f"== after {name}\n{program_text(program)}\n", file=stream)
 
-    def __call__(self, name: str, program: Program, _seconds: float) -> None:
-        self.dense = self.dense or replace(program, facts={})
-        if self._stream is not None:
-            from fxprune.printing import program_text
-
-            print(f"== after {name}\n{program_text(program)}\n", file=self._stream)
-        self._phases.begin(self._next[name])
+    return (print_program,)

@@ -1,4 +1,4 @@
-"""What all tests share: one thread for torch, and golden files."""
+"""What all tests share: one thread for torch, golden files, an empty folder to work in, no ONNX export."""
 
 from __future__ import annotations
 
@@ -40,3 +40,23 @@ def compare_golden(path: Path, text: str) -> None:
     if text != expected:
         diff = difflib.unified_diff(expected.splitlines(), text.splitlines(), path.name, "now", lineterm="")
         pytest.fail("\n".join(["not as its golden file; --update-golden accepts it", *diff]), pytrace=False)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def quick_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ONNX export, which takes seconds."""
+    from fxprune.emit import onnx as onnx_writer
+    from fxprune.emit.onnx import OnnxReport
+
+    def written(_module: object, _inputs: object, path: Path, **_: object) -> OnnxReport:
+        path.write_bytes(b"onnx")
+        return OnnxReport(path, 4, 20, ("x",), ("output",), True, 1e-7, {})
+
+    monkeypatch.setattr(onnx_writer, "export_onnx", written)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import onnxruntime
 import pytest
 import torch
+from command_line import refused, run
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor, nn
-from typer.testing import CliRunner, Result
 
 from fxprune import cli_options, zoo
 from fxprune.averages import AVERAGES
 from fxprune.capture import load as loading
-from fxprune.cli import app
 from fxprune.cli_errors import printable
-from fxprune.cli_progress import Phases
 from fxprune.emit import onnx as onnx_writer
-from fxprune.emit.onnx import OnnxReport
 from fxprune.errors import LoadError
 from fxprune.passes.initialise import MODES
 from fxprune.passes.plan import COUPLINGS
@@ -35,42 +30,7 @@ from fxprune.saliency import CRITERIA, criterion
 from fxprune.saliency.selections import SELECTIONS
 
 FILES = ["model.onnx", "model.safetensors", "recipe.json", "report.json"]
-NET = """
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3)
-        self.second = nn.Conv2d(8, 4, 3)
-
-    def forward(self, x):
-        return self.second(self.first(x).relu()).mean((2, 3))
-"""
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands run in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*args: str, columns: int = 80) -> Result:
-    """Measuring takes seconds and has tests of its own."""
-    quick = ("--no-measure",) if args[:1] == ("compile",) else ()
-    return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [*args, *quick])
-
-
-def refused(result: Result, *words: str, status: int = 2) -> None:
-    """One line on stderr with these words in it, nothing on stdout."""
-    assert result.exit_code == status, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1 and result.stderr.endswith("\n"), result.stderr
-    assert result.stderr.startswith("error: ")
-    for word in words:
-        assert word in result.stderr
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 # --- without torch ----------------------------------------------------------------------------------------------------
@@ -97,7 +57,7 @@ def test_help_shows_every_option_of_compile() -> None:
     wanted = (
         "--sparsity --keep-rate --select --criterion --policy --coupling --average --init --seed --keep-weights "
         "--approximate --no-proof --only --ignore --input --arch --trust --allow-pickle --output -o --force "
-        "--print-passes --json --quiet --opset --traceback"
+        "--print-passes --json --quiet --opset --traceback --dry-run --widths --config"
     )
     assert [name for name in wanted.split() if f"{name} " not in text] == []
 
@@ -161,11 +121,30 @@ def test_options_are_checked_before_the_model_is_loaded(
     refused(run("compile", "zoo:resnet8", *options.split()), *words)
 
 
-@pytest.mark.parametrize("options", ["--policy some", "--sparsity much", "--what", "--seed 0.5"])
-def test_options_that_cannot_be_read_end_with_status_2(options: str) -> None:
-    result = run("compile", "zoo:resnet8", *options.split())
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert options.split()[0] in result.stderr and "Traceback" not in result.stderr
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("compile zoo:resnet8 --policy some", ("--policy", "'some'", "'reconvene', 'all'")),
+        ("compile zoo:resnet8 --sparsity much", ("--sparsity", "valid number")),
+        ("compile zoo:resnet8 --what", ("no such option: --what; see fxprune compile --help",)),
+        ("compile zoo:resnet8 --forc", ("--forc", "--force")),
+        ("compile zoo:resnet8 --seed 0.5", ("--seed", "valid integer")),
+        ("compile zoo:resnet8 --seed", ("--seed", "requires an argument")),
+        ("compile --sparsity 0.9", ("missing argument 'MODEL'; see fxprune compile --help",)),
+        ("explain", ("missing argument 'MODEL'; see fxprune explain --help",)),
+        ("zoo more", ("unexpected", "more")),
+        ("compil", ("no such command 'compil'. Did you mean 'compile'? See fxprune --help",)),
+        ("--what", ("no such option: --what; see fxprune --help",)),
+    ],
+)
+def test_lines_that_cannot_be_read_get_one_line(line: str, words: tuple[str, ...]) -> None:
+    refused(run(*line.split()), *words)
+
+
+def test_without_a_command_help_is_printed() -> None:
+    result = run()
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert "compile" in result.stdout and "--help" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["compile", "explain"])
@@ -334,17 +313,6 @@ def test_tables_fit_the_terminal(columns: int, workplace: Path, quick_onnx: None
     assert bool(re.search(rf"^{name} +8 +4 +shrunk", result.stdout, re.MULTILINE)) == (columns == 200)
 
 
-@pytest.fixture
-def quick_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No ONNX export, which takes seconds."""
-    monkeypatch.setattr(onnx_writer, "export_onnx", lambda _module, _inputs, path, **_: fake_onnx(path))
-
-
-def fake_onnx(path: Path) -> OnnxReport:
-    path.write_bytes(b"onnx")
-    return OnnxReport(path, 4, 20, ("x",), ("output",), True, 1e-7, {})
-
-
 def test_interrupt_leaves_nothing_behind(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_module: object, _inputs: object, path: Path, **_: object) -> None:
         path.write_bytes(b"half")
@@ -354,85 +322,3 @@ def test_interrupt_leaves_nothing_behind(workplace: Path, monkeypatch: pytest.Mo
     result = run("compile", "zoo:resnet8", "--keep-rate", "0.5")
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
     assert list(workplace.iterdir()) == []
-
-
-# --- explain and zoo --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def saved(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A network of a package of the user's own, saved whole."""
-    (workplace / "their_package.py").write_text(NET)
-    monkeypatch.syspath_prepend(workplace)
-    import their_package  # type: ignore[import-not-found]
-
-    torch.save(their_package.Net(), workplace / "net.pt")
-    yield workplace / "net.pt"
-    del sys.modules["their_package"]
-
-
-def test_explain_tells_groups_reasons_and_source_lines(saved: Path) -> None:
-    refused(run("explain", str(saved)), "their_package", "--trust")
-    result = run("explain", "net.pt", "--trust", "their_package", columns=200)
-    assert (result.exit_code, result.stderr) == (0, "")
-    flat = " ".join(result.stdout.split())
-    assert "3 groups of channels that go together, 1 of them prunable" in flat
-    assert "0 8 exact first, second[1]" in flat
-    assert "2 4 frozen second" in flat
-    assert "group 1: meets a tensor none of whose channels can go" in flat
-    assert "their_package.py:12: return self.second(self.first(x).relu()).mean((2, 3))" in flat
-    assert "input 2x3x224x224 chosen" in flat
-
-
-def test_explain_as_json(saved: Path) -> None:
-    result = run("explain", "net.pt", "--trust", "their_package", "--input", "1x3x9x9", "--json")
-    told = json.loads(result.stdout)
-    assert told["model"] == "net.pt" and told["notes"] == []
-    assert [(group["width"], group["prunable"]) for group in told["groups"]] == [(8, True), (1, False), (4, False)]
-    assert "their_package.py:12" in told["groups"][1]["frozen_at"]
-
-
-def test_explain_one_layer() -> None:
-    result = run("explain", "zoo:resnet8", "--layer", "layer1.0.conv1")
-    flat = " ".join(result.stdout.split())
-    assert "layer1.0.conv1 makes the 16 channels of group 2 (exact)" in flat
-    assert "with each goes its part of layer1.0.bn1, layer1.0.conv2[1] layer1.0.conv1[1] shares the 16" in flat
-    told = json.loads(run("explain", "zoo:resnet8", "--layer", "fc", "--json").stdout)
-    assert [(one["makes"], one["state"], one["width"]) for one in told["groups"]] == [
-        (True, "frozen", 10),
-        (False, "exact", 64),
-    ]
-    refused(run("explain", "zoo:resnet8", "--layer", "layer1.0.con1"), "did you mean layer1.0.conv1")
-
-
-def test_zoo_lists_every_network() -> None:
-    table = run("zoo")
-    assert [line.split()[0] for line in table.stdout.splitlines() if line.startswith("zoo:")] == [
-        f"zoo:{name}" for name in zoo.names()
-    ]
-    listed = json.loads(run("zoo", "--json").stdout)
-    assert listed[0] == {
-        "name": "vgg11",
-        "input_shape": [1, 3, 32, 32],
-        "num_classes": 10,
-        "description": "VGG-11, conv biases on",
-    }
-    assert [one["name"] for one in listed] == zoo.names()
-
-
-# --- progress ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("shown", "terminal"), [(True, True), (True, False), (False, True)])
-def test_progress_is_for_terminals_only(shown: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    stream.isatty = lambda: terminal  # type: ignore[method-assign]
-    monkeypatch.setattr(sys, "stderr", stream)
-    with Phases(shown) as phases:
-        phases.begin("first phase")
-        phases.begin("second phase")
-    text = stream.getvalue()
-    if shown and terminal:
-        assert "first phase" in text and re.search(r"second phase.* \d\.\d s", text)
-    else:
-        assert text == ""

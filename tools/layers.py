@@ -26,8 +26,7 @@ RANKS = {
     "cli": 8,
     "__main__": 9,
 }
-_CLI_PARTS = ("bench", "errors", "explain", "measured", "options", "plan", "progress", "report", "work")
-RANKS |= {f"cli_{part}": 7 for part in _CLI_PARTS}
+CLI_PARTS = 7  # every cli_*
 FOLDERS = ("fxprune", "passes", "tests", "tools")
 
 
@@ -79,9 +78,14 @@ def complaint(module: list[str], target: list[str]) -> str | None:
         return f"imports {name}: only options and pipeline may import passes"
     if here == there == "passes" and module[2] != "__init__":  # that one may list what is in the folder
         return f"imports {name}: passes import core, never each other"
-    if RANKS.get(there, CORE) <= RANKS.get(here, CORE):
+    if rank_of(there) <= rank_of(here):
         return None
     return f"imports {name}: {here} stands below {there or 'the package itself'}"
+
+
+def rank_of(layer: str) -> int:
+    """How high a layer stands."""
+    return CLI_PARTS if layer.startswith("cli_") else RANKS.get(layer, CORE)
 
 
 def layer_of(module: list[str]) -> str:
