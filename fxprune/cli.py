@@ -146,7 +146,7 @@ def bench_command(
     if as_json:
         print(json.dumps(cli_bench.bench_document(request, measured), indent=1))
         return
-    from fxprune.cli_report import show
+    from fxprune.cli_layout import show
 
     show(cli_bench.bench_view(request, measured))
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fxprune.cli_progress import Phases
+from fxprune.cli_progress import shown_phases
+from fxprune.phases import phase
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,10 +34,10 @@ class BenchRequest:
 
 def run_bench(request: BenchRequest) -> Measured:
     """Both sides measured. Raises MeasureError and OptionError."""
-    with Phases(not request.quiet) as phases:
-        phases.begin("measure")
-        from fxprune.runtime.bench import BenchOptions, bench
-        from fxprune.runtime.latency import Rounds
+    with shown_phases(not request.quiet):
+        with phase("start"):
+            from fxprune.runtime.bench import BenchOptions, bench
+            from fxprune.runtime.latency import Rounds
 
         rounds = Rounds() if request.repeat is None else Rounds.exactly(request.repeat)
         options = BenchOptions(request.threads, rounds, _given(request.inputs, request.batch))
@@ -53,8 +54,8 @@ def bench_view(request: BenchRequest, measured: Measured) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    from fxprune.cli_layout import facts, plain_table
     from fxprune.cli_measured import measured_facts, measured_rows
-    from fxprune.cli_report import facts, plain_table
 
     table = plain_table("", "A", "B", "A / B", right=("A", "B", "A / B"))
     for name, label in _COUNTS.items():
