@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from documents import NOT_RUN, PAGES, ROOT, TOOLS, DocumentError, blocks, run_page
+from typer.main import get_command
 
 from fxprune.channels.rules import table
+from fxprune.cli import app
 
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)[^)]*\)")
 
@@ -48,6 +50,24 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 COUNTER = "<!-- file: count.py -->"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_within_sentences_exist(page: Path) -> None:
+    """`fxprune COMMAND --option` and `--option` in running text and tables."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    commands = vars(get_command(app))["commands"]
+    known = {
+        name: {"--help", *(flag for one in command.params for flag in one.opts)} for name, command in commands.items()
+    }
+    known["--help"] = known["--version"] = {"--help", "--version"}
+    anywhere = set.union(*known.values(), {"--update-golden"})
+    spans = [span.split() for span in re.findall(r"`((?:fxprune |--)[^`]+)`", text)]
+    wrong = [" ".join(words) for words in spans if words[0] == "fxprune" and words[1] not in known]
+    for words in spans:
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        wrong += sorted(flags - known.get(words[1], set()) if words[0] == "fxprune" else flags - anywhere)
+    assert wrong == []
 
 
 def test_reasons_for_freezing_are_real() -> None:
