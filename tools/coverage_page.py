@@ -24,8 +24,8 @@ def page(chosen: list[Network], known: Mapping[str, Record]) -> str:
 _INTRODUCTION = """Written by `tools/coverage.py`; run it again to renew this page. Every network gets random weights
 and random statistics, and is compiled twice.
 
-* **exact**: every group loses half of its channels at random, weights stay, float64. The number is the largest
-  relative difference from the network's own module in which the consumers' columns of removed channels are zero.
+* **exact**: every group loses half of its channels at random, weights stay, float64, no proof. The number is the
+  largest relative difference from the network's own module in which the consumers' columns of removed channels are zero.
   `kept` means that normalisations over channels see the kept ones only, as the report says (`approximate`);
   `queries` that queries and keys are silent too, because they meet outside of layers; `proof` that only the engine's
   own reference can show a statistic outside of layers the kept channels.
@@ -33,7 +33,7 @@ and random statistics, and is compiled twice.
   gradients.
 * **share**: parameters of convolutions whose output channels lie in prunable groups, of all parameters of
   convolutions. A convolution that makes the network's output is frozen by definition.
-* **analysis**: seconds of capture and analysis (one thread) / seconds of a dense forward pass at batch 1 and the
+* **analysis**: CPU seconds of capture and analysis / CPU seconds of a dense forward pass at batch 1 and the
   network's own picture size."""
 
 
