@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.capture.plain import plain_weights
 from fxprune.channels.leaves import follow_shapes
 from fxprune.errors import RewriteError
 from fxprune.program import named_tensors
@@ -45,7 +46,7 @@ class Recipe:
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A copy of the user's own network with the same channels removed; weights that survive are kept, masks are
-        not applied.
+        not applied, parametrised weights become plain ones.
 
         Works where the network's forward holds no width in its source. Raises RewriteError when names or sizes do
         not fit.
@@ -55,6 +56,7 @@ class Recipe:
                 f"the source of {type(model).__name__} holds widths that would have to change "
                 f"(at {', '.join(self.patched[:5])}): use the compiled module, in which they are patched"
             )
+        model, _ = plain_weights(model)
         tensors = named_tensors(model)
         missing = [name for name in (*self.kept, *self.kept_per_group) if name not in tensors]
         if missing:

@@ -105,23 +105,6 @@ def multihead_attention() -> nn.Module:
     return Net(run, attention=nn.MultiheadAttention(8, 2, batch_first=True), **parts)
 
 
-INSIDE = {"m.weight[0]": ("inside ParametrizedConv2d", " at a)")}
-
-
-@stopped(INSIDE, {"b.weight": (5, 6, 3, 3), "c.weight": (4, 5, 1, 1)})
-def weight_norm() -> nn.Module:
-    parts = _convs()
-    parts["a"] = parametrizations.weight_norm(parts["a"])
-    return Net(lambda s, x: s.c(s.b(s.a(s.m(x))).relu()), **parts)
-
-
-@stopped(INSIDE, {"b.weight": (5, 6, 3, 3), "c.weight": (4, 5, 1, 1)})
-def spectral_norm() -> nn.Module:
-    parts = _convs()
-    parts["a"] = parametrizations.spectral_norm(parts["a"])
-    return Net(lambda s, x: s.c(s.b(s.a(s.m(x))).relu()), **parts)
-
-
 CHOSEN = {"m.weight": (6, 3, 3, 3), "a.weight": (9, 6, 3, 3), "b.weight": (5, 6, 3, 3), "c.weight": (4, 5, 1, 1)}
 
 

@@ -25,8 +25,8 @@ _INTRODUCTION = """Written by `tools/coverage.py`; run it again to renew this pa
 and random statistics, and is compiled twice.
 
 * **exact**: every group loses half of its channels at random, weights stay, float64, no proof. The number is the
-  largest relative difference from the network's own module in which the consumers' columns of removed channels are zero.
-  `kept` means that normalisations over channels see the kept ones only, as the report says (`approximate`);
+  largest relative difference from the network's own module in which the consumers' columns of removed channels are
+  zero. `kept` means that normalisations over channels see the kept ones only, as the report says (`approximate`);
   `queries` that queries and keys are silent too, because they meet outside of layers; `proof` that only the engine's
   own reference can show a statistic outside of layers the kept channels.
 * **training**: compiled at 90 % sparsity with the proof on, one forward pass and one training step with finite

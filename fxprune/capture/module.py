@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.export import export_graph, structure_copy
 from fxprune.capture.names import check_names
+from fxprune.capture.plain import plain_weights
 from fxprune.capture.trace import bind_arguments, same_graph, trace
 from fxprune.compare import difference, random_inputs
 from fxprune.errors import CaptureError
@@ -49,7 +51,7 @@ def check_model(model: object, *, shapes_only: bool = False) -> None:
 def capture(
     model: nn.Module, example: Any, *, record_sources: bool = False, compare: bool = False, shapes_only: bool = False
 ) -> Program:
-    """Trace `model` into a Program that shares the model's tensors.
+    """Trace `model` into a Program that shares the model's tensors. Parametrised weights become plain ones.
 
     example         example inputs, see `as_inputs`; only shapes and dtypes of tensors count
     record_sources  keep the user's source line of every node (slower; for `explain`)
@@ -63,6 +65,7 @@ def capture(
     check_model(model, shapes_only=shapes_only)
     inputs = as_inputs(example)
     try:
+        model, settled = plain_weights(model)
         skeleton, tensors = skeleton_of(model)
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot be copied: {brief(error)}") from error
@@ -78,7 +81,7 @@ def capture(
         raise
     except Exception as error:
         program = _by_export(model, inputs, error, compare)
-    return _with_unused(program, model)
+    return _with_unused(_with_settled(program, settled), model)
 
 
 def _by_fx(
@@ -155,10 +158,16 @@ def brief(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
 
 
+def _with_settled(program: Program, names: tuple[str, ...]) -> Program:
+    """Note weights that the model computes and the compiled network holds as they are."""
+    if not names:
+        return program
+    note = f"{len(names)} weights that the network computes at each call are plain weights now: {', '.join(names[:5])}"
+    return replace(program, notes=(*program.notes, note))
+
+
 def _with_unused(program: Program, model: nn.Module) -> Program:
     """Note parameters of the model that no forward pass reads; they are not part of the compiled network."""
-    from dataclasses import replace
-
     unused = [name for name, _ in model.named_parameters() if name not in program.tensors]
     if not unused:
         return program
