@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from models import Case, Net, Shape, call, conv, pooled
 from oracle import EXACT, difference, halved, zeroed
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from fxprune.capture.module import capture
 from fxprune.channels.engine import analyse
