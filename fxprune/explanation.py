@@ -15,7 +15,7 @@ from torch import fx, nn
 from fxprune.capture.inputs import choose_inputs
 from fxprune.capture.module import capture, check_model
 from fxprune.channels.atoms import Site
-from fxprune.channels.engine import analyse
+from fxprune.channels.first_walk import first_walk, take_analysis
 from fxprune.channels.graph import coupled_with, coupling_graph
 from fxprune.channels.groups import ChannelGroup, Couplings, Member, couple
 from fxprune.metarun import plain_mode
@@ -95,8 +95,9 @@ def _explain(model: nn.Module, example_inputs: Any, approximate: str) -> Explana
         skeleton, _ = skeleton_of(model)
         example_inputs, note = choose_inputs(skeleton, None)
         notes = (note,)
-    program = capture(model, example_inputs, record_sources=True)
-    couplings = couple(analyse(program, approximate=approximate))
+    program = capture(model, example_inputs, record_sources=True, trial=first_walk(approximate))
+    program, analysis = take_analysis(program, approximate)
+    couplings = couple(analysis)
     sources = {node.name: _last_line(node) for _, graph in program.graphs() for node in graph.nodes}
     return Explanation(program, couplings, sources, (*notes, *program.notes))
 

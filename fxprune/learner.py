@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.capture.module import capture
+from fxprune.channels.first_walk import first_walk
 from fxprune.channels.groups import ChannelGroup, Couplings
 from fxprune.channels.scores import feasible, strongest
 from fxprune.compiled import Compiled, make_recipe, make_report
@@ -86,7 +87,7 @@ class StructureLearner:
         self.mode, self.max_epochs = mode, max_epochs
         with plain_mode():
             manager = PassManager(finding_passes(self.options), (), {})
-            self._program = manager.run(capture(model, example_inputs))
+            self._program = manager.run(capture(model, example_inputs, trial=first_walk(self.options.inexact)))
         self._couplings = self._program.fact(Couplings)
         self.groups: tuple[ChannelGroup, ...] = tuple(groups_in(self._program, scope))
         if not self.groups:

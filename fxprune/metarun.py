@@ -39,43 +39,44 @@ def on_paper(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     return func(*args, **kwargs) if found is None else found
 
 
-def _blank(like: Tensor, shape: Sequence[int]) -> Tensor:
+def blank(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """A meta tensor of another shape."""
     return torch.empty(shape, dtype=like.dtype, device="meta")
 
 
-def _plain(value: Any) -> bool:
+def plain_floats(value: Any) -> bool:
     """A tensor of floats in row-major order: whatever is computed from such ones alone is one, too."""
     return isinstance(value, Tensor) and value.is_meta and value.is_contiguous() and value.is_floating_point()
 
 
 def _same_shape(args: tuple[Any, ...]) -> Tensor | None:
-    return _blank(args[0], args[0].shape) if _plain(args[0]) else None
+    return blank(args[0], args[0].shape) if plain_floats(args[0]) else None
 
 
 def _written(args: tuple[Any, ...]) -> Tensor | None:
     """An operator that writes into its first argument and returns it."""
-    return args[0] if _plain(args[0]) else None
+    return args[0] if plain_floats(args[0]) else None
 
 
 def _arithmetic(args: tuple[Any, ...]) -> Tensor | None:
     left, right = args[:2]
-    if not (_plain(left) and _plain(right) and left.dtype == right.dtype and left.ndim == right.ndim):
+    if not (plain_floats(left) and plain_floats(right) and left.dtype == right.dtype and left.ndim == right.ndim):
         return None
-    return _blank(left, torch.broadcast_shapes(left.shape, right.shape))
+    return blank(left, torch.broadcast_shapes(left.shape, right.shape))
 
 
 def _normalised(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
     """Batch norm with running statistics; the saved ones are empty then."""
-    if not _plain(args[0]):
+    if not plain_floats(args[0]):
         return None
-    return _blank(args[0], args[0].shape), _blank(args[0], (0,)), _blank(args[0], (0,))
+    return blank(args[0], args[0].shape), blank(args[0], (0,)), blank(args[0], (0,))
 
 
 def _pooled(args: tuple[Any, ...]) -> Tensor | None:
     tensor, dims, keep = (*args, False)[:3]
-    if not _plain(tensor) or tensor.ndim != 4 or sorted(dim % 4 for dim in dims or ()) != [2, 3]:
+    if not plain_floats(tensor) or tensor.ndim != 4 or sorted(dim % 4 for dim in dims or ()) != [2, 3]:
         return None
-    return _blank(tensor, (*tensor.shape[:2], 1, 1) if keep else tensor.shape[:2])
+    return blank(tensor, (*tensor.shape[:2], 1, 1) if keep else tensor.shape[:2])
 
 
 _aten = torch.ops.aten
@@ -91,17 +92,21 @@ _ANSWERS: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
 
 
 @contextmanager
-def on_meta(module: nn.Module, mode: str = "eval", operators: TorchDispatchMode | None = None) -> Iterator[None]:
-    """Everything inside makes tensors without storage, in train or eval mode; the module is left in eval mode.
-
-    operators   what runs them, if it is to be more than `on_paper`
-    """
+def in_mode(module: nn.Module, mode: str) -> Iterator[None]:
+    """Train or eval mode, no gradients; the module is left in eval mode."""
     module.train(mode == "train")
     try:
-        with torch.no_grad(), torch.device("meta"), operators or OnPaper():  # type: ignore[no-untyped-call]
+        with torch.no_grad():
             yield
     finally:
         module.eval()
+
+
+@contextmanager
+def on_meta(module: nn.Module, mode: str = "eval") -> Iterator[None]:
+    """Everything inside makes tensors without storage, in train or eval mode; the module is left in eval mode."""
+    with in_mode(module, mode), torch.device("meta"), OnPaper():  # type: ignore[no-untyped-call]
+        yield
 
 
 def meta_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from fxprune.capture.inputs import choose_inputs
 from fxprune.capture.module import capture, check_model
-from fxprune.channels.engine import analyse
+from fxprune.channels.first_walk import first_walk, take_analysis
 from fxprune.channels.groups import couple
 from fxprune.compiled import Compiled, make_recipe, make_report
 from fxprune.manager import Observer, Pass, PassManager
@@ -43,7 +43,8 @@ class Analyse:
     requires: ClassVar[tuple[type, ...]] = ()
 
     def run(self, program: Program) -> Program:
-        return program.with_facts(couple(analyse(program, approximate=self.approximate)))
+        program, analysis = take_analysis(program, self.approximate)
+        return program.with_facts(couple(analysis))
 
 
 def finding_passes(options: Options) -> list[Pass]:
@@ -194,7 +195,7 @@ def _compile(
             skeleton, _ = skeleton_of(model)
             example_inputs, note = choose_inputs(skeleton, None)
             notes = (note,)
-        program = capture(model, example_inputs, compare=compare)
+        program = capture(model, example_inputs, compare=compare, trial=first_walk(options.inexact))
     manager = PassManager(passes, observers, clock.seconds())
     return _run(program, options, manager, notes)
 

@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.capture.trace import own_training_leaf
+from fxprune.channels.calls import plain_layout
 from fxprune.channels.cut import Cut
-from fxprune.channels.engine import plain_layout
 from fxprune.channels.groups import Couplings
 from fxprune.channels.layers import Labels
 from fxprune.channels.literals import argument

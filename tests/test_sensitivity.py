@@ -24,7 +24,7 @@ from fxprune.passes.sensitivity import POLICIES, Sensitivity
 from fxprune.pipeline import passes_for
 from fxprune.program import Program
 
-NO_GROUPS = Couplings(None, None, (), np.zeros(0, dtype=np.int64))  # type: ignore[arg-type]
+NO_GROUPS = Couplings(None, None, (), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))  # type: ignore[arg-type]
 
 
 def marks(layers: Mapping[str, Share], average: Fraction, policy: str = "reconvene", seed: int = 0) -> dict[str, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.export import export_graph, structure_copy
 from fxprune.capture.names import check_names
 from fxprune.capture.plain import plain_weights
-from fxprune.capture.trace import bind_arguments, same_graph, trace
+from fxprune.capture.trace import bind_arguments, trace_modes
+from fxprune.channels.engine import WalkError
 from fxprune.compare import difference, random_inputs
 from fxprune.errors import CaptureError
 from fxprune.metarun import meta_values, on_meta
@@ -48,16 +49,37 @@ def check_model(model: object, *, shapes_only: bool = False) -> None:
             raise CaptureError(f"{name} is on the meta device and holds no numbers: load the weights first")
 
 
+Trial = Callable[[Program], Program]
+
+
+def run_on_paper(program: Program) -> Program:
+    """The trial that asks for nothing more: every graph runs on the meta device. Raises WalkError."""
+    for mode, graph in program.graphs():
+        try:
+            with on_meta(program.module, mode):
+                fx.Interpreter(program.module, graph=graph).run(*meta_values(graph, program.inputs))
+        except Exception as error:
+            raise WalkError(mode, "", error, {}) from error
+    return program
+
+
 def capture(
-    model: nn.Module, example: Any, *, record_sources: bool = False, compare: bool = False, shapes_only: bool = False
+    model: nn.Module,
+    example: Any,
+    *,
+    record_sources: bool = False,
+    compare: bool = False,
+    shapes_only: bool = False,
+    trial: Trial = run_on_paper,
 ) -> Program:
     """Trace `model` into a Program that shares the model's tensors. Parametrised weights become plain ones.
 
     example         example inputs, see `as_inputs`; only shapes and dtypes of tensors count
     record_sources  keep the user's source line of every node (slower; for `explain`)
     compare         run model and graph once on random numbers; where they differ, torch.export is tried instead
-
     shapes_only     the model may be on the meta device; the program then holds no numbers
+    trial           runs what torch.fx made of the network and returns it, with whatever it found out; a WalkError in
+                    eval mode makes torch.export the next to try
 
     Raises CaptureError when the names are unsafe, the inputs do not fit, or neither torch.fx nor torch.export can
     follow.
@@ -74,7 +96,7 @@ def capture(
     except TypeError as error:
         raise CaptureError(f"the example inputs do not fit {type(model).__name__}.forward: {error}") from None
     try:
-        program = _by_fx(skeleton, tensors, inputs, given, record_sources)
+        program = _tried(_by_fx(skeleton, tensors, inputs, given, record_sources), trial)
         if compare:
             check_same(model, program)
     except CaptureError:
@@ -87,24 +109,27 @@ def capture(
 def _by_fx(
     skeleton: nn.Module, tensors: dict[str, Tensor], inputs: Inputs, given: Mapping[str, Any], record_sources: bool
 ) -> Program:
-    train = trace(skeleton, given, training=True, record_sources=record_sources)
-    evaluate = trace(skeleton, given, training=False, record_sources=record_sources)
+    evaluate, train_graph = trace_modes(skeleton, given, record_sources)
     module = Skeleton(skeleton, evaluate, class_name=type(skeleton).__name__)
-    train_graph = None if same_graph(train, evaluate) else train
     if train_graph is not None:
         adopt(module, skeleton, train_graph)
     real = real_tensors(module, tensors)
-    check_runs(module, module.graph, inputs, "eval")
-    if train_graph is not None:
-        _check_training(module, train_graph, inputs)
     module.eval()
     return Program(module, real, inputs, train_graph)
 
 
-def check_runs(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs, mode: str) -> None:
-    """Run once on the meta device. Raises whatever the network raises."""
-    with on_meta(module, mode):
-        fx.Interpreter(module, graph=graph).run(*meta_values(graph, inputs))
+def _tried(program: Program, trial: Trial) -> Program:
+    try:
+        return trial(program)
+    except WalkError as error:
+        cause = error.__cause__
+        assert isinstance(cause, Exception)
+        if error.place[0] == "eval":
+            raise cause from cause.__cause__
+        raise CaptureError(
+            f"in train mode the network does not run on the example inputs ({brief(cause)}): "
+            "give inputs that both modes accept"
+        ) from cause
 
 
 class LostInTracing(Exception):
@@ -128,16 +153,6 @@ def check_same(model: nn.Module, program: Program) -> None:
 
 
 _SAME = 1e-3  # mostly the same calls in the same order; a lost one shows up as a difference of order one
-
-
-def _check_training(module: fx.GraphModule, graph: fx.Graph, inputs: Inputs) -> None:
-    try:
-        check_runs(module, graph, inputs, "train")
-    except Exception as error:
-        raise CaptureError(
-            f"in train mode the network does not run on the example inputs ({brief(error)}): "
-            "give inputs that both modes accept"
-        ) from error
 
 
 def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare: bool) -> Program:

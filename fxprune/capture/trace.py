@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -123,6 +124,55 @@ def reads_training(module: nn.Module) -> bool:
         return False
     code = getattr(type(module).forward, "__code__", None)
     return code is not None and "training" in code.co_names and next(module.buffers(), None) is None
+
+
+def trace_modes(
+    skeleton: nn.Module, given: Mapping[str, Any], record_sources: bool = False
+) -> tuple[fx.Graph, fx.Graph | None]:
+    """The graph in eval mode, and the one in train mode where it differs. Leaves the skeleton in eval mode.
+
+    One trace is enough when nothing in it has asked for the mode.
+    """
+    with watched_mode() as mode:
+        train = trace(skeleton, given, training=True, record_sources=record_sources)
+    if not mode.read and not any(map(_switches_itself, skeleton.modules())):
+        skeleton.eval()
+        return train, None
+    evaluate = trace(skeleton, given, training=False, record_sources=record_sources)
+    return evaluate, None if same_graph(train, evaluate) else train
+
+
+class _Mode:
+    """Stands in for `training` of all modules, and knows whether anybody has looked at it."""
+
+    def __init__(self) -> None:
+        self.read = False
+
+    def __get__(self, module: nn.Module | None, kind: type | None = None) -> Any:
+        self.read = True
+        if module is None or "training" not in vars(module):
+            raise AttributeError("training")
+        return vars(module)["training"]
+
+    def __set__(self, module: nn.Module, value: bool) -> None:
+        vars(module)["training"] = value
+
+
+@contextmanager
+def watched_mode() -> Iterator[_Mode]:
+    """Tells whether the code inside has read the mode of any module. Patches nn.Module, as tracing itself does."""
+    mode = _Mode()
+    nn.Module.training = mode  # type: ignore[assignment]
+    try:
+        yield mode
+    finally:
+        del nn.Module.training
+
+
+def _switches_itself(module: nn.Module) -> bool:
+    """A module whose train() or eval() may change more than the mode."""
+    kind = type(module)
+    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval or "train" in vars(module)
 
 
 def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, record_sources: bool = False) -> fx.Graph:

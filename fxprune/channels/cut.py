@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,25 +23,23 @@ class Cut:
     alive: Mask
     parameter_labels: Mapping[str, Labels]
     _shapes: dict[int, tuple[Labels, tuple[int, ...]]] = field(default_factory=dict)
-
-    @cached_property
-    def alive_tensor(self) -> Tensor:
-        return torch.from_numpy(self.alive)
+    _positions: dict[int, tuple[Labels, dict[int, Ints]]] = field(default_factory=dict)
 
     def mask(self, layer: Tensor) -> Tensor:
         """True where an entry of the layer survives; shaped as the layer."""
-        found: Tensor = self.alive_tensor[layer]
-        return found
+        return torch.from_numpy(self.alive[layer.numpy()])
 
     def kept_along(self, labels: Labels, dim: int) -> Tensor:
         """Positions of dimension `dim` that survive, as a mask of its full length."""
-        dim %= labels.ndim
-        kept = torch.ones(labels.shape[dim], dtype=torch.bool)
-        for layer in labels.layers:
+        return torch.from_numpy(self._kept(labels.layers, labels.shape, dim % labels.ndim))
+
+    def _kept(self, layers: Iterable[Tensor], shape: Sequence[int], dim: int) -> Mask:
+        kept = np.ones(shape[dim], dtype=np.bool_)
+        for layer in layers:
             if layer.shape[dim] > 1:
-                others = [d for d in varying(layer) if d != dim]
-                alive = self.mask(layer)
-                kept &= (alive.amax(others) if others else alive).reshape(-1)
+                alive = self.alive[layer.numpy()]
+                others = tuple(d for d, size in enumerate(alive.shape) if size > 1 and d != dim)
+                kept &= (alive.any(axis=others) if others else alive).reshape(-1)
         return kept
 
     def shape(self, labels: Labels) -> tuple[int, ...]:
@@ -52,12 +49,12 @@ class Cut:
             return known[1]
         shape = list(labels.shape)
         for dim in {dim for layer in labels.layers for dim in varying(layer)}:
-            shape[dim] = int(self.kept_along(labels, dim).sum())
+            shape[dim] = int(np.count_nonzero(self._kept(labels.layers, labels.shape, dim)))
         joint = self._joint(labels)
         if joint is not None:  # columns of a grouped weight: as many as one row keeps
-            rows = self._plain_rows(labels, joint, 0)
-            shape[0] = int(rows.sum())
-            shape[1] = int(self.mask(joint)[rows][0].sum())
+            rows = self._plain(labels, joint, 0)
+            shape[0] = int(np.count_nonzero(rows))
+            shape[1] = int(self.mask(joint)[torch.from_numpy(rows)][0].sum())
         self._shapes[id(labels)] = (labels, tuple(shape))
         return tuple(shape)
 
@@ -71,24 +68,27 @@ class Cut:
 
     def kept_positions(self, labels: Labels) -> dict[int, Ints]:
         """Dimension -> surviving indices, for each dimension that loses any in the same way throughout."""
+        known = self._positions.get(id(labels))
+        if known is not None:
+            return known[1]
         joint = self._joint(labels)
         found = {}
-        for dim in range(labels.ndim):
+        for dim in sorted({dim for layer in labels.layers for dim in varying(layer)}):
             if joint is not None and dim == 1:
                 continue
-            kept = self.kept_along(labels, dim) if joint is None else self._plain_rows(labels, joint, dim)
-            if not bool(kept.all()):
-                found[dim] = kept.nonzero().reshape(-1).numpy()
+            kept = self._plain(labels, joint, dim)
+            if not kept.all():
+                found[dim] = np.flatnonzero(kept)
+        self._positions[id(labels)] = (labels, found)
         return found
 
-    def _plain_rows(self, labels: Labels, joint: Tensor, dim: int) -> Tensor:
-        plain = Labels(labels.shape, tuple(layer for layer in labels.layers if layer is not joint))
-        return self.kept_along(plain, dim)
+    def _plain(self, labels: Labels, joint: Tensor | None, dim: int) -> Mask:
+        """What survives along `dim` by all layers but the joint one."""
+        return self._kept((layer for layer in labels.layers if layer is not joint), labels.shape, dim)
 
     def kept_rows(self, labels: Labels) -> Tensor:
         """Surviving rows (dimension 0) of a parameter, as a mask."""
-        joint = self._joint(labels)
-        return self.kept_along(labels, 0) if joint is None else self._plain_rows(labels, joint, 0)
+        return torch.from_numpy(self._plain(labels, self._joint(labels), 0))
 
     def kept_columns(self, labels: Labels) -> Ints | None:
         """Surviving columns of each surviving row of a grouped weight (rows x columns), or None where nothing is
@@ -97,8 +97,7 @@ class Cut:
         joint = self._joint(labels)
         if joint is None:
             return None
-        rows = self._plain_rows(labels, joint, 0)
-        alive = self.mask(joint).reshape(joint.shape[0], joint.shape[1])[rows]
+        alive = self.mask(joint).reshape(joint.shape[0], joint.shape[1])[self.kept_rows(labels)]
         if bool(alive.all()):
             return None
         found: Ints = alive.nonzero()[:, 1].reshape(alive.shape[0], -1).numpy()

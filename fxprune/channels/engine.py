@@ -16,17 +16,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from fxprune.channels.atoms import Atoms
+from fxprune.channels.calls import by_name, flops_of, plain_layout
 from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels
 from fxprune.channels.leaves import understood
 from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalisation, Producer, Scale
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
+from fxprune.channels.shortcuts import KnownCall, known_call
 from fxprune.errors import first_line
-from fxprune.metarun import meta_values, on_meta, on_paper
+from fxprune.metarun import in_mode, meta_values, on_paper
 from fxprune.program import Program, named_tensors
 
 
@@ -121,7 +122,7 @@ def _walk(
     walker = LabelWalker(program.module, graph, mode, freeze_nodes, seen)
     values = meta_values(graph, program.inputs)
     try:
-        with on_meta(program.module, context.mode, mode):
+        with in_mode(program.module, context.mode):
             try:
                 walker.run(*values)
             finally:
@@ -148,28 +149,30 @@ class LabelMode(TorchDispatchMode):
     def __init__(self, context: Context) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.context = context
-        self.paused = False  # while the engine handles labels itself
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
-            return on_paper(func, args, kwargs)
         stride = args[0].stride() if args and isinstance(args[0], Tensor) else ()
         result = plain_layout(func, on_paper(func, args, kwargs))
+        self.take(func, args, kwargs, result, stride)
+        return result
+
+    def take(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, stride: tuple[int, ...]
+    ) -> None:
+        """Hand one call and its result to its rule. `stride` is that of the first argument before the call."""
         context = self.context
-        if func._overloadpacket in flop_registry:
-            context.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+        context.flops += flops_of(func, args, kwargs, result)
         context.operator = str(func).removesuffix(".default")
         slot = (context.node, context.operator)
         context.key = CallKey(context.mode, context.node, context.operator, self.counts[slot])
         self.counts[slot] += 1
-        call = Call(_by_name(func, args, kwargs), (args[1:], kwargs), result, func, stride)
+        call = Call(by_name(func, args, kwargs), (args[1:], kwargs), result, func, stride)
         if func not in _PICKING:
             whole = (one for one in tensors_in(call.arguments.values()) if not one.is_floating_point())
             context.numbers_used.update(context.names[id(one)] for one in whole if id(one) in context.names)
         self._apply(func, call)
-        return result
 
     def _apply(self, func: Any, call: Call) -> None:
         context = self.context
@@ -184,33 +187,6 @@ class LabelMode(TorchDispatchMode):
             rule(context, call)
         except Exception as error:  # a case the rule's author did not think of: give up channels, not correctness
             freeze_everything(context, call, f"the rule for this operator failed: {type(error).__name__}: {error}")
-
-
-# Their results lie in memory in another order on the meta device than on the CPU, where inputs are channels-last.
-_OWN_ORDER = {
-    *("convolution", "native_group_norm", "roll", "pixel_shuffle", "channel_shuffle", "native_channel_shuffle"),
-    *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)),
-}
-
-
-def plain_layout(func: Any, result: Any) -> Any:
-    """The result in row-major order where backends differ: which matrix products are issued depends on it."""
-    if func._schema.name.removeprefix("aten::") not in _OWN_ORDER:
-        return result
-    return pytree.tree_map_only(Tensor, Tensor.contiguous, result)
-
-
-def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of an ATen call by schema name, defaults filled in."""
-    bound: dict[str, Any] = {}
-    for position, argument in enumerate(func._schema.arguments):
-        if position < len(args):
-            bound[argument.name] = args[position]
-        elif argument.name in kwargs:
-            bound[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
-    return bound
 
 
 class LabelWalker(fx.Interpreter):
@@ -235,27 +211,36 @@ class LabelWalker(fx.Interpreter):
         context = self.context
         context.node, context.operator = node.name, node.op
         context.opaque_node = self._opaque(node)
-        result = super().run_node(node)
+        call = None if context.opaque_node else self._known_call(node)
+        if call is None:
+            with torch.device("meta"), self.label_mode:
+                result = super().run_node(node)
+        else:
+            result = call.value
+            self.label_mode.take(call.function, call.args, {}, call.result, call.args[0].stride())
         if node.op == "get_attr":
             self.waiting.append((node, result))
             self.seen[context.mode, node.name] = Seen(None)  # its place in the order of the graph
             return result
-        self.label_mode.paused = True
         context.operator = node.op
         self._remember(node, result)
-        self.label_mode.paused = False
         return result
 
     def remember_parameters(self) -> None:
         """Parameters that the graph reads itself: by now the calls that read them have laid out their labels."""
-        self.label_mode.paused = True
         for node, result in self.waiting:
             self._remember(node, result)
-        self.label_mode.paused = False
+
+    def _known_call(self, node: fx.Node) -> KnownCall | None:
+        """What a leaf of one argument is known to do with it; None where it has to be run."""
+        source = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
+        return known_call(self.fetch_attr(str(node.target)), self.env[source]) if isinstance(source, fx.Node) else None
 
     def _remember(self, node: fx.Node, result: Any) -> None:
         context = self.context
-        self.seen[context.mode, node.name] = Seen(pytree.tree_map_only(Tensor, context.of, result))
+        one = isinstance(result, Tensor)
+        value = context.of(result) if one else pytree.tree_map_only(Tensor, context.of, result)
+        self.seen[context.mode, node.name] = Seen(value)
         reason = "a network output" if node.op == "output" else self.freeze_nodes.get((context.mode, node.name))
         if reason is not None:
             for labels in self._labels_of(result):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fxprune.channels.atoms import Axis, Site
 from fxprune.channels.engine import Analysis
-from fxprune.channels.solve import FREE, Components, Ints, hard_ties, solve
+from fxprune.channels.solve import FREE, Components, Ints, hard_ties, settle, solve
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Couplings:
     components: Components
     groups: tuple[ChannelGroup, ...]
     group_of: Ints  # atom -> index of its group, -1 for atoms that no parameter carries
+    hard_root: Ints  # as components.root, by the ties of the rules alone
 
     def kept_atoms(self, kept: Mapping[int, Ints]) -> NDArray[np.bool_]:
         """Which atoms survive when group `index` keeps the channels at positions `kept[index]`; others keep all."""
@@ -88,16 +89,18 @@ class Couplings:
 def couple(analysis: Analysis) -> Couplings:
     """Solve the analysis and sort components into groups. Row constraints that span several groups become ties."""
     ties = hard_ties(analysis.atoms)
+    hard = components = settle(analysis.atoms, ties)
     while True:
-        components = solve(analysis.atoms, ties)
+        components = solve(analysis.atoms, ties, components)
         table = _Table.of(analysis, components)
         rows, clashes = _rows(components, table)
         if not clashes:
             break
         for matrix, site in clashes:
             ties.add(matrix[:1], matrix, site)
+        components = settle(analysis.atoms, ties)
     groups = tuple(_groups(analysis, components, table, rows))
-    return Couplings(analysis, components, groups, table.group_of_root[components.root])
+    return Couplings(analysis, components, groups, table.group_of_root[components.root], hard.root)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -43,15 +43,9 @@ def disagreement(couplings: Couplings, result: Rewritten, again: Analysis) -> st
     of one channel carries no atoms, and whoever meets it is frozen.
     """
     settled = settle(again.atoms, hard_ties(again.atoms))
-    small = settled.root
-    hard = settle(couplings.analysis.atoms, hard_ties(couplings.analysis.atoms)).root
-    matched = list(_matched_axes(couplings, result, again.atoms.axes))
-    if not matched:
-        return ""
-    old = np.concatenate([atoms for atoms, _, _ in matched])
-    new = np.concatenate([atoms for _, atoms, _ in matched])
-    names = np.concatenate([np.full(len(atoms), number) for number, (atoms, _, _) in enumerate(matched)])
-    axes = [axis for _, _, axis in matched]
+    small, hard = settled.root, couplings.hard_root
+    axes = couplings.analysis.atoms.axes
+    old, new, names = _survivors(couplings, result, again.atoms.axes)
     telling = ~settled.frozen(new) & _has_company(couplings, result, old)
     old, new, names = old[telling], new[telling], names[telling]
     merged = _first_split(small[new], couplings.components.root[old])
@@ -78,22 +72,30 @@ def _name(axis: Axis) -> str:
 
 def _first_split(one: Ints, other: Ints) -> int | None:
     """Position of an entry whose `one` value goes with two different `other` values, if there is one."""
-    order = np.lexsort((other, one))
-    same, differs = one[order][1:] == one[order][:-1], other[order][1:] != other[order][:-1]
-    places = np.flatnonzero(same & differs)
-    return int(order[places[0] + 1]) if len(places) else None
+    if not len(one):
+        return None
+    partner = np.zeros(int(one.max()) + 1, dtype=np.int64)
+    partner[one] = other
+    places = np.flatnonzero(partner[one] != other)
+    return int(places[0]) if len(places) else None
 
 
-def _matched_axes(couplings: Couplings, result: Rewritten, axes: list[Axis]) -> Iterator[tuple[Ints, Ints, Axis]]:
-    """Surviving atoms of each axis, dense and cut, in the same order. Axes that have shrunk to one entry have no
+def _survivors(couplings: Couplings, result: Rewritten, small_axes: Sequence[Axis]) -> tuple[Ints, Ints, Ints]:
+    """Surviving atoms of parameters: in the dense network, in the cut one, and the number of the axis they lie on.
+
+    Only axes that both have, with as many survivors as the cut one counts. One that has shrunk to a single entry has no
     atoms.
     """
-    cut_axes = {(axis.name, axis.dim): axis for axis in axes if axis.kind == "parameter"}
-    for axis in couplings.analysis.atoms.axes:
-        twin = cut_axes.get((axis.name, axis.dim))
-        if axis.kind != "parameter" or twin is None:
-            continue
-        atoms = np.arange(axis.start, axis.start + axis.count)
-        atoms = atoms[result.cut.alive[atoms]]
-        if len(atoms) == twin.count:
-            yield atoms, np.arange(twin.start, twin.start + twin.count), axis
+    axes = couplings.analysis.atoms.axes
+    twins = {(axis.name, axis.dim): axis for axis in small_axes if axis.kind == "parameter"}
+    found = [twins.get((axis.name, axis.dim)) if axis.kind == "parameter" else None for axis in axes]
+    starts = np.array([axis.start for axis in axes], dtype=np.int64)
+    counts = np.array([axis.count for axis in axes], dtype=np.int64)
+    before = np.concatenate([[0], np.cumsum(result.cut.alive)])  # survivors among the atoms below each one
+    left = before[starts + counts] - before[starts]
+    fits = np.array([twin is not None and twin.count for twin in found], dtype=np.int64) == left
+    small = np.array([twin.start if twin else 0 for twin in found], dtype=np.int64)
+    owner = np.repeat(np.arange(len(axes)), counts)  # axes follow each other, from atom 1 on
+    old = np.flatnonzero(result.cut.alive[1:] & (fits & (left > 0))[owner]) + 1
+    names = owner[old - 1]
+    return old, small[names] + before[old] - before[starts[names]], names

@@ -47,7 +47,8 @@ def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) ->
     Raises RewriteError when a number in the graph cannot be computed for the new widths.
     """
     cut = Cut(couplings.kept_atoms(kept), couplings.analysis.parameter_labels)
-    tensors = _slice_all(program, couplings, cut)
+    labels_of = _labels_by_name(program, couplings)
+    tensors = _slice_all(program, labels_of, cut)
     module, train_graph = _copy_graphs(program, tensors)
     claims = couplings.analysis.claims
     renumbered = _renumbered(claims, cut, tensors)
@@ -62,7 +63,7 @@ def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) ->
     for leaf in module.modules():
         follow_shapes(leaf)
     result = replace(program, module=module, tensors=tensors, train_graph=train_graph, facts={})
-    return Rewritten(result, cut, *_record(program, couplings, cut), renumbered, tuple(dict.fromkeys(patched)))
+    return Rewritten(result, cut, *_record(labels_of, cut), renumbered, tuple(dict.fromkeys(patched)))
 
 
 def _by_node(claims: tuple[Claim, ...], mode: str) -> dict[str, list[Claim]]:
@@ -73,9 +74,8 @@ def _by_node(claims: tuple[Claim, ...], mode: str) -> dict[str, list[Claim]]:
     return found
 
 
-def _slice_all(program: Program, couplings: Couplings, cut: Cut) -> dict[str, Tensor]:
+def _slice_all(program: Program, labels_of: Mapping[str, Labels], cut: Cut) -> dict[str, Tensor]:
     """Every tensor of the program after the cut; tied names keep sharing one object."""
-    labels_of = _labels_by_name(program, couplings)
     first = first_names(program)
     tensors: dict[str, Tensor] = {}
     for name in named_tensors(program.module):
@@ -120,11 +120,9 @@ def _renumbered(claims: tuple[Claim, ...], cut: Cut, tensors: Mapping[str, Tenso
     return found
 
 
-def _record(
-    program: Program, couplings: Couplings, cut: Cut
-) -> tuple[dict[str, dict[int, Ints]], dict[str, dict[int, Ints]]]:
+def _record(labels_of: Mapping[str, Labels], cut: Cut) -> tuple[dict[str, dict[int, Ints]], dict[str, dict[int, Ints]]]:
     kept, per_group = {}, {}
-    for name, labels in _labels_by_name(program, couplings).items():
+    for name, labels in labels_of.items():
         positions = cut.kept_positions(labels)
         if positions:
             kept[name] = positions

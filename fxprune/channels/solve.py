@@ -84,16 +84,20 @@ def hard_ties(atoms: Atoms) -> Ties:
     return ties
 
 
-def solve(atoms: Atoms, ties: Ties) -> Components:
-    """Hard ties first; then rectangles and balances, which may add to `ties`, until nothing changes."""
+def solve(atoms: Atoms, ties: Ties, settled: Components | None = None) -> Components:
+    """Ties first; then rectangles and balances, which may add to `ties`, until nothing changes.
+
+    settled   what `settle` says about these ties, if that is known already
+    """
     rectangles = _unique_rectangles(atoms)
+    components = settled or settle(atoms, ties)
     while True:
-        components = settle(atoms, ties)
         added = _square_up(components, rectangles, ties)
         if not added:
             components, added = _balance(components, atoms, ties)
         if not added:
             return components
+        components = settle(atoms, ties)
 
 
 def settle(atoms: Atoms, ties: Ties) -> Components:

@@ -1,0 +1,46 @@
+"""What is to be known about one ATen call: its arguments by name, the layout of its result, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import conv_flop_count, flop_registry
+
+
+def flops_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:
+    """Floating-point operations of a call; 0 for operators that PyTorch does not count."""
+    if func is torch.ops.aten.convolution.default:  # PyTorch's own formula, without its way there
+        return conv_flop_count(args[0].shape, args[1].shape, result.shape, transposed=args[6])
+    known = flop_registry.get(func._overloadpacket)
+    return known(*args, **kwargs, out_val=result) if known else 0
+
+
+# Their results lie in memory in another order on the meta device than on the CPU, where inputs are channels-last.
+_OWN_ORDER = {
+    *("convolution", "native_group_norm", "roll", "pixel_shuffle", "channel_shuffle", "native_channel_shuffle"),
+    *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)),
+}
+
+
+def plain_layout(func: Any, result: Any) -> Any:
+    """The result in row-major order where backends differ: which matrix products are issued depends on it."""
+    if func._schema.name.removeprefix("aten::") not in _OWN_ORDER:
+        return result
+    return pytree.tree_map_only(Tensor, Tensor.contiguous, result)
+
+
+def by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an ATen call by schema name, defaults filled in."""
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(func._schema.arguments):
+        if position < len(args):
+            bound[argument.name] = args[position]
+        elif argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            bound[argument.name] = argument.default_value
+    return bound
