@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -59,8 +59,9 @@ def disagreement(couplings: Couplings, result: Rewritten, again: Analysis) -> st
 
 def _has_company(couplings: Couplings, result: Rewritten, atoms: Ints) -> NDArray[np.bool_]:
     """Which atoms belong to a group that kept more than one channel; the last one is not a channel any more."""
-    left = np.unique(couplings.components.root[np.flatnonzero(result.cut.alive)])
-    groups = couplings.group_of[left]
+    there = np.zeros(couplings.analysis.atoms.total, dtype=np.bool_)
+    there[couplings.components.root[result.cut.alive]] = True
+    groups = couplings.group_of[there]
     counts = np.bincount(groups[groups >= 0], minlength=len(couplings.groups))
     found: NDArray[np.bool_] = counts[couplings.group_of[atoms]] > 1
     return found
