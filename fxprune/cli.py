@@ -17,7 +17,6 @@ from fxprune.cli_errors import Commands, one_line_errors
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from fxprune.cli_signals import asked_to_end
+from fxprune.cli_values import whole_words
 from fxprune.errors import FxpruneError
 
 P = ParamSpec("P")
@@ -24,8 +27,10 @@ class Commands(TyperGroup):
 
     def main(self, *args: Any, **settings: Any) -> Any:
         settings["standalone_mode"] = False
+        bash_asks = os.environ.get("_FXPRUNE_COMPLETE") == "complete_bash"
         try:
-            status = super().main(*args, **settings)
+            with whole_words(os.environ) if bash_asks else contextlib.nullcontext():
+                status = super().main(*args, **settings)
         except typer.Abort:
             status = INTERRUPTED
         except Exception as error:

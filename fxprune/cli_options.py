@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fxprune.cli_config import from_file
+from fxprune.cli_values import models, specs
 
 _FILE, _WHAT, _WIDTHS, _WEIGHTS, _OUT = "Model files", "What to remove", "How widths are decided", "Weights", "Output"
 
@@ -28,10 +29,14 @@ Model = Annotated[
         help="A model file (.pt, .pth, .safetensors), or zoo:NAME, torchvision:NAME, timm:NAME.",
         metavar="MODEL",
         show_default=False,
+        autocompletion=models,
     ),
 ]
 Spec = Annotated[
-    str, typer.Argument(help="zoo:NAME, torchvision:NAME or timm:NAME.", metavar="SPEC", show_default=False)
+    str,
+    typer.Argument(
+        help="zoo:NAME, torchvision:NAME or timm:NAME.", metavar="SPEC", show_default=False, autocompletion=specs
+    ),
 ]
 Input = Annotated[
     list[str] | None,
@@ -57,6 +62,7 @@ Arch = Annotated[
         "train.py:factory; the latter two run that code.",
         _FILE,
         metavar="ARCH",
+        autocompletion=specs,
     ),
 ]
 AllowPickle = Annotated[
