@@ -17,7 +17,7 @@ from fxprune.saliency.selection import masks_without_lowest
 
 @dataclass(frozen=True)
 class Mask:
-    """Before: Prunable. After: WeightMasks over the same weights (reference: system A, magnitude pruning).
+    """Before: Prunable. After: WeightMasks over the same weights (Reconvene: global magnitude pruning).
 
     sparsity   fraction of weights to zero, over all weights together
     criterion  what scores them, in float32 or float64; the lowest go. Among equal scores those at the lowest positions

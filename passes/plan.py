@@ -16,7 +16,7 @@ COUPLINGS = ("max", "keep", "min")
 
 @dataclass(frozen=True)
 class Plan:
-    """Before: SensitivityReport, SparsityReport. After: WidthPlan (paper A, Algorithm 1, lines 14-18).
+    """Before: SensitivityReport, SparsityReport. After: WidthPlan (Reconvene, Algorithm 1, lines 14-18).
 
     A resilient member asks for ceil(width x density) channels of the group, at least one; a sensitive one for all of
     them.

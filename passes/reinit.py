@@ -17,7 +17,7 @@ from fxprune.program import Program, first_names
 
 @dataclass(frozen=True)
 class Reinit:
-    """Before: Shrunk, WeightMasks. After: the same graph with fresh numbers (paper A, 1.1 steps 3 and 4).
+    """Before: Shrunk, WeightMasks. After: the same graph with fresh numbers (Reconvene: rectifier and post-processor).
 
     Convolution and linear weights: Kaiming normal, fan-in of the new shape, the mask not considered; their biases:
     PyTorch's default. Normalisation: scale 1, shift 0, statistics 0 and 1 - unless the network is untrained, when

@@ -18,7 +18,7 @@ from fxprune.program import Program
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Before: SparsityReport. After: SensitivityReport (paper A, Equation 1).
+    """Before: SparsityReport. After: SensitivityReport (Reconvene, Equation 1).
 
     policy   "reconvene": resilient where S_l >= S_avg; "all": every layer (SPaI); "none": no layer (UPaI);
              "inverted": resilient where S_l < S_avg; "random": a fair coin for each layer, from the seed

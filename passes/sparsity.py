@@ -12,7 +12,7 @@ from fxprune.program import Program
 
 @dataclass(frozen=True)
 class Sparsity:
-    """Before: WeightMasks. After: SparsityReport (paper A, Algorithm 1, lines 1-13).
+    """Before: WeightMasks. After: SparsityReport (Reconvene, Algorithm 1, lines 1-13).
 
     average   what S_avg runs over, see `fxprune.averages`
     """
