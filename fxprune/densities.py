@@ -44,3 +44,16 @@ def _erk(shapes: Sequence[Sequence[int]], sizes: Sequence[int], budget: int) -> 
         if not over:
             return [float(size) if layer in full else raw[layer] * scale for layer, size in enumerate(sizes)]
         full |= over
+
+
+def even_weights(sizes: Sequence[int], budget: int) -> list[int]:
+    """Weights each layer keeps when all layers that are not full keep the same number, `budget` in all."""
+    full: set[int] = set()
+    while True:
+        others = len(sizes) - len(full)
+        level = (budget - sum(sizes[layer] for layer in full)) / others if others else 0.0
+        over = {layer for layer, size in enumerate(sizes) if layer not in full and size <= level}
+        if not over:
+            wanted = [float(size) if layer in full else level for layer, size in enumerate(sizes)]
+            return rounded(wanted, 0, list(sizes), budget)
+        full |= over

@@ -16,11 +16,12 @@ from fxprune.saliency import CRITERIA
 from fxprune.saliency.channels import REDUCTIONS
 from fxprune.saliency.selections import SELECTIONS
 
+CROPPING = ("precrop", "precrop-synflow")  # policies that decide widths from densities, without masks
 _CHOICES = {
     "select": SELECTIONS,
     "criterion": CRITERIA,
     "ranking": RANKINGS,
-    "policy": tuple(POLICIES),
+    "policy": (*POLICIES, *CROPPING),
     "coupling": COUPLINGS,
     "average": AVERAGES,
     "init": MODES,
@@ -51,6 +52,7 @@ class Options:
     retry: bool = True
     only: Sequence[str] | None = None
     ignore: Sequence[str] | None = None
+    method: str | None = None
 
     def __post_init__(self) -> None:
         rates = self.keep_rate.values() if isinstance(self.keep_rate, Mapping) else [self.keep_rate]

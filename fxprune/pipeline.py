@@ -8,15 +8,21 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from fxprune.budget import Budget, one_budget, search
 from fxprune.capture.inputs import choose_inputs
 from fxprune.capture.module import capture, check_model
 from fxprune.channels.first_walk import first_walk, take_analysis
-from fxprune.channels.groups import couple
+from fxprune.channels.groups import Couplings, couple
 from fxprune.compiled import Compiled, make_recipe, make_report
+from fxprune.cost import Cost, cost
+from fxprune.facts import Ranking, Shrunk, WidthPlan
 from fxprune.manager import Observer, Pass, PassManager
 from fxprune.metarun import plain_mode
+from fxprune.methods import start_of_search, with_method
 from fxprune.options import Options
 from fxprune.passes.choose import Choose, KeepRate
+from fxprune.passes.crop import Crop
+from fxprune.passes.even import Even
 from fxprune.passes.expect import Expect
 from fxprune.passes.initialise import Initialise
 from fxprune.passes.mask import Mask
@@ -27,11 +33,15 @@ from fxprune.passes.sensitivity import Sensitivity
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.sparsity import Sparsity
 from fxprune.phases import measured, phase
-from fxprune.program import Program, skeleton_of
+from fxprune.program import Program, named_tensors, skeleton_of
 from fxprune.report import Report
+from fxprune.saliency import Criterion
 from fxprune.saliency import criterion as criterion_named
+from fxprune.saliency.remembered import Remembered
 from fxprune.saliency.selections import Wanted, selection
 from fxprune.saliency.trial import Data, as_data
+
+_ALMOST_ALL = 0.99999  # the far end of a search: every layer that can be cut is down to its last channels
 
 
 @dataclass(frozen=True)
@@ -68,22 +78,57 @@ def cutting_passes(options: Options) -> list[Pass]:
     return [shrink] if options.keep_weights else [shrink, Reinit(options.seed)]
 
 
-def passes_for(options: Options, data: Data | None = None) -> list[Pass]:
-    """The program of passes for these options."""
-    scores = criterion_named(options.criterion, options.seed, sparsity=options.sparsity or 0.0, data=data)
-    init = Initialise("keep" if options.keep_weights else options.init, options.seed)
+def deciding_passes(options: Options, data: Data | None, scores: Criterion | None = None) -> list[Pass]:
+    """From Prunable and the weights to WidthPlan; `scores` of the weights, where they are known already."""
+    scores = scores or criterion_named(options.criterion, options.seed, sparsity=options.sparsity or 0.0, data=data)
     if options.keep_rate is not None:
         wanted = Wanted(scores, options.seed, data, options.reduction)
-        decide: list[Pass] = [Choose(options.keep_rate, selection(options.select, wanted), options.pool)]
-    else:
-        assert options.sparsity is not None
-        decide = [
-            Mask(options.sparsity, scores, options.ranking),
-            Sparsity(options.average),
-            Sensitivity(options.policy, options.seed),
-            Plan(options.coupling),
-        ]
-    return [*finding_passes(options), init, *decide, *cutting_passes(options)]
+        return [Choose(options.keep_rate, selection(options.select, wanted), options.pool)]
+    assert options.sparsity is not None
+    if options.policy == "precrop":
+        return [Even(options.sparsity), Crop()]
+    masking: list[Pass] = [Mask(options.sparsity, scores, options.ranking), Sparsity(options.average)]
+    if options.policy == "precrop-synflow":
+        return [*masking, Crop(up=True)]
+    return [*masking, Sensitivity(options.policy, options.seed), Plan(options.coupling)]
+
+
+def passes_for(options: Options, data: Data | None = None) -> list[Pass]:
+    """The program of passes for these options."""
+    return [*_starting_passes(options), *deciding_passes(options, data), *cutting_passes(options)]
+
+
+def _starting_passes(options: Options) -> list[Pass]:
+    return [*finding_passes(options), Initialise("keep" if options.keep_weights else options.init, options.seed)]
+
+
+def cut_shapes(planned: Program, options: Options) -> Program:
+    """The cut network without numbers, for a program with a WidthPlan: what it would cost."""
+    bare = named_tensors(planned.module)
+    known = (planned.fact(Couplings), planned.fact(WidthPlan), Ranking(trained=False, drawn=True))
+    shapes = replace(planned, tensors=bare, facts={}).with_facts(*known)
+    return PassManager(cutting_passes(replace(options, proof=False, keep_weights=True, init="keep"))).run(shapes)
+
+
+def _within(budget: Budget, program: Program, options: Options, data: Data | None) -> Options:
+    """The options with the sparsity or keep rate that meets the budget."""
+    knob = "sparsity" if options.keep_rate is None else "keep_rate"
+    dense = cost(replace(program, facts={}), program.fact(Couplings).analysis)
+
+    def at(value: float) -> Options:
+        changed: dict[str, Any] = {knob: value}
+        return replace(options, **changed)
+
+    steady = options.criterion != "synflow"  # whose scores depend on the sparsity
+    scores = Remembered(criterion_named(options.criterion, options.seed, data=data)) if steady else None
+
+    def cost_at(value: float) -> Cost:
+        tried = at(value)
+        small = cut_shapes(PassManager(deciding_passes(tried, data, scores)).run(program), tried)
+        return cost(small, small.fact(Shrunk).analysis)
+
+    most, least = (_ALMOST_ALL, 0.0) if knob == "sparsity" else (1 - _ALMOST_ALL, 1.0)
+    return at(search(budget, dense, cost_at, most, least))
 
 
 def compile(
@@ -109,6 +154,10 @@ def compile(
     retry: bool = True,
     only: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
+    method: str | None = None,
+    target_params: float | None = None,
+    target_macs: float | None = None,
+    target_size: float | None = None,
     observers: Sequence[Observer] = (),
 ) -> Compiled:
     """Make a network smaller and prove that it was done exactly. The model is left as it was.
@@ -145,19 +194,24 @@ def compile(
     proof           run dense and cut network in float64 and compare
     retry           leave groups alone that the proof refuses; False: raise ProofError instead
     only, ignore    shell patterns of module names to take part or stay out
+    method          a whole method by name, which sets several of the above: see `fxprune.methods`
+    target_params, target_macs, target_size
+                    instead of sparsity or keep_rate, the most that the result may cost: parameters stored, MACs of one
+                    example, bytes of weights and buffers; a fraction up to 1 of the dense network, or absolute
     observers       called after each pass with its name, the program and its seconds
 
     Raises OptionError (an argument makes no sense), CaptureError (the network cannot be traced, or the inputs do not
     fit), NothingPrunableError (no channel can go; the message names what blocks them), ProofError, PassError: all of
     them FxpruneError.
     """
-    options = Options(
-        sparsity, keep_rate, select, pool, reduction, criterion, ranking, policy, coupling, average, init, seed,
-        keep_weights, approximate, proof, retry, only, ignore,
+    options, budget = _settled(
+        method, one_budget(target_params, target_macs, target_size), sparsity=sparsity, keep_rate=keep_rate,
+        select=select, pool=pool, reduction=reduction, criterion=criterion, ranking=ranking, policy=policy,
+        coupling=coupling, average=average, init=init, seed=seed, keep_weights=keep_weights, approximate=approximate,
+        proof=proof, retry=retry, only=only, ignore=ignore,
     )  # fmt: skip
-    passes = passes_for(options, as_data(data))
     with plain_mode():
-        return _compile(model, example_inputs, options, passes, observers, compare=options.proof)
+        return _compile(model, example_inputs, options, budget, as_data(data), observers)
 
 
 def dry_run(
@@ -165,6 +219,10 @@ def dry_run(
     example_inputs: Any = None,
     *,
     data: Data | Iterable[tuple[Any, Any]] | None = None,
+    method: str | None = None,
+    target_params: float | None = None,
+    target_macs: float | None = None,
+    target_size: float | None = None,
     observers: Sequence[Observer] = (),
     **asked: Any,
 ) -> Report:
@@ -173,20 +231,29 @@ def dry_run(
     Nothing is proved and no weight is drawn, which saves most of the time. The numbers are those of `compile`, save
     where the proof would have refused to cut a group. Raises what `compile` raises, except ProofError.
     """
-    options = Options(**asked)
-    passes = [one for one in passes_for(replace(options, proof=False), as_data(data)) if not isinstance(one, Reinit)]
+    options, budget = _settled(method, one_budget(target_params, target_macs, target_size), **asked)
     with plain_mode():
-        return _compile(model, example_inputs, options, passes, observers, compare=False).report
+        return _compile(model, example_inputs, options, budget, as_data(data), observers, dry=True).report
+
+
+def _settled(method: str | None, budget: Budget | None, **asked: Any) -> tuple[Options, Budget | None]:
+    """The options with what a method sets, and something to begin the search with where a target decides."""
+    if budget is not None:
+        start = start_of_search(method, asked.get("sparsity"), asked.get("keep_rate"))
+        asked |= dict(zip(("sparsity", "keep_rate"), start, strict=True))
+    options = Options(**asked)
+    return (options if method is None else with_method(options, method)), budget
 
 
 def _compile(
     model: nn.Module,
     example_inputs: Any,
     options: Options,
-    passes: Sequence[Pass],
+    budget: Budget | None,
+    data: Data | None,
     observers: Sequence[Observer],
     *,
-    compare: bool,
+    dry: bool = False,
 ) -> Compiled:
     notes: tuple[str, ...] = ()
     check_model(model)
@@ -195,8 +262,17 @@ def _compile(
             skeleton, _ = skeleton_of(model)
             example_inputs, note = choose_inputs(skeleton, None)
             notes = (note,)
+        compare = options.proof and not dry
         program = capture(model, example_inputs, compare=compare, trial=first_walk(options.inexact))
-    manager = PassManager(passes, observers, clock.seconds())
+    manager = PassManager(_starting_passes(options), observers, clock.seconds())
+    program = manager.run(program)
+    if budget is not None:
+        with measured() as clock, phase("search"):
+            options = _within(budget, program, options, data)
+        manager.seconds |= clock.seconds()
+        notes += (f"target: {budget.kind} of at most {budget.limit:g}",)
+    last = cutting_passes(replace(options, proof=False))[:1] if dry else cutting_passes(options)
+    manager.passes = [*deciding_passes(options, data), *last]
     return _run(program, options, manager, notes)
 
 

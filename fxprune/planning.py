@@ -12,11 +12,11 @@ from fxprune.capture.inputs import choose_inputs
 from fxprune.capture.module import capture
 from fxprune.channels.groups import Couplings
 from fxprune.cost import Cost, cost
-from fxprune.facts import Ranking, SensitivityReport, Shrunk, SparsityReport, WidthPlan
+from fxprune.facts import SensitivityReport, Shrunk, SparsityReport
 from fxprune.manager import PassManager
 from fxprune.metarun import plain_mode
 from fxprune.options import Options
-from fxprune.pipeline import cutting_passes, finding_passes, foreseeing_passes
+from fxprune.pipeline import cut_shapes, finding_passes, foreseeing_passes
 from fxprune.program import Program, meta_like, skeleton_of
 from fxprune.report import LayerLine, layer_lines
 
@@ -105,12 +105,3 @@ def _forecast(program: Program, options: Options) -> Forecast:
         cost(program, couplings.analysis),
         cost(small, small.fact(Shrunk).analysis),
     )
-
-
-def cut_shapes(planned: Program, options: Options) -> Program:
-    """The cut network's shapes, for a program without numbers and with a WidthPlan."""
-    plain = replace(options, proof=False, keep_weights=True, init="keep")
-    bare = replace(planned, facts={}).with_facts(
-        planned.fact(Couplings), planned.fact(WidthPlan), Ranking(trained=False, drawn=True)
-    )
-    return PassManager(cutting_passes(plain)).run(bare)

@@ -138,7 +138,7 @@ def test_synflow_goes_step_by_step_on_the_masked_network() -> None:
     flat: Tensor = torch.zeros(0)
     for step in range(1, steps + 1):
         twin.zero_grad()
-        twin(torch.ones(5, 2, 4, 4, dtype=torch.float64)).sum().backward()
+        twin(torch.ones(1, 2, 4, 4, dtype=torch.float64)).sum().backward()
         scores = [twin.get_parameter(name).grad * twin.get_parameter(name).detach() for name in names]  # type: ignore[operator]
         flat = torch.cat([score.reshape(-1) for score in scores])
         if step == steps:

@@ -19,6 +19,7 @@ RANKS = {
     "program": 1,
     "passes": PASSES,
     "options": 4,
+    "methods": 4,
     "pipeline": 4,
     "learner": 5,
     "planning": 5,

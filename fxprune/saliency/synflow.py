@@ -73,12 +73,14 @@ class Synflow:
 
 def _ones(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Inputs of ones, one example where the batch may be chosen; whole numbers (indices) are zeros."""
+    fixed = program.front_end != "fx"  # an exported graph may hold its batch size
 
     def like(one: Any) -> Any:
         if not isinstance(one, Tensor):
             return one
+        shape = one.shape if fixed or not one.ndim else (1, *one.shape[1:])
         if not one.is_floating_point():
-            return torch.zeros(one.shape, dtype=one.dtype)
-        return torch.ones(one.shape, dtype=torch.float64)
+            return torch.zeros(shape, dtype=one.dtype)
+        return torch.ones(shape, dtype=torch.float64)
 
     return pytree.tree_map(like, program.inputs.args), pytree.tree_map(like, dict(program.inputs.kwargs))

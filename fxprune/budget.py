@@ -1,0 +1,75 @@
+"""Budgets: find how much to remove so that the result costs no more than a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fxprune.cost import Cost
+from fxprune.errors import OptionError
+
+_TRIALS = 16  # halvings: a 65 536th of the range
+_NAMES = {"params": "parameters", "macs": "macs", "size": "bytes"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the result may cost at most.
+
+    kind   "params" (parameters stored, masked ones included), "macs" (of one example) or "size" (bytes of weights and
+           buffers)
+    limit  absolute when above 1, else a fraction of the dense network's
+    """
+
+    kind: str
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not self.limit > 0:
+            raise OptionError(
+                f"a target is a positive number, or a fraction up to 1 of the dense network, not {self.limit}"
+            )
+
+    def of(self, cost: Cost) -> int:
+        """The number that is bounded."""
+        found: int = getattr(cost, _NAMES[self.kind])
+        return found
+
+    def bound(self, dense: Cost) -> float:
+        """The limit in units of `of`."""
+        return self.limit * self.of(dense) if self.limit <= 1 else self.limit
+
+
+def one_budget(params: float | None, macs: float | None, size: float | None) -> Budget | None:
+    """The budget that was given. Raises OptionError for several."""
+    given = [(kind, value) for kind, value in (("params", params), ("macs", macs), ("size", size)) if value is not None]
+    if len(given) > 1:
+        raise OptionError("give one target: target_params, target_macs or target_size")
+    return Budget(*given[0]) if given else None
+
+
+def search(budget: Budget, dense: Cost, cost_at: Callable[[float], Cost], most: float, least: float) -> float:
+    """The setting, between `most` (removes most) and `least`, whose cost comes nearest to the bound from below.
+
+    Costs need not fall at every step, so that the best of all trials is taken. Raises OptionError naming the smallest
+    cost when even `most` lies above the bound.
+    """
+    bound = budget.bound(dense)
+    if budget.of(dense) <= bound:
+        return least
+    smallest = budget.of(cost_at(most))
+    if smallest > bound:
+        raise OptionError(
+            f"the target of {bound:,.0f} {_NAMES[budget.kind]} cannot be met: the smallest possible here is "
+            f"{smallest:,} ({smallest / budget.of(dense):.2%} of the dense network's {budget.of(dense):,})"
+        )
+    fits, best, low, high = most, smallest, most, least
+    for _ in range(_TRIALS):
+        middle = (low + high) / 2
+        found = budget.of(cost_at(middle))
+        if found <= bound:
+            low = middle
+            fits, best = (middle, found) if found > best else (fits, best)
+        else:
+            high = middle
+    return fits

@@ -1,0 +1,78 @@
+"""Whole methods by name: what each sets, and the one number that says how much is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from fxprune.errors import OptionError
+from fxprune.options import Options
+
+
+@dataclass(frozen=True)
+class Method:
+    """knob: "sparsity" or "keep_rate"; settings: options that make the method what it is."""
+
+    knob: str
+    settings: Mapping[str, Any]
+    about: str
+
+
+_TRAINED = {"keep_weights": True}
+
+METHODS: dict[str, Method] = {
+    "reconvene": Method("sparsity", {}, "mask, shrink the layers at least as sparse as the average, mask the others"),
+    "upai": Method("sparsity", {"policy": "none"}, "mask only: unstructured pruning at initialisation"),
+    "spai": Method("sparsity", {"policy": "all"}, "shrink every layer to its density"),
+    "inverted": Method("sparsity", {"policy": "inverted"}, "shrink the layers that Reconvene masks, and the reverse"),
+    "random": Method("sparsity", {"policy": "random"}, "a coin decides which layers are shrunk"),
+    "precrop": Method("sparsity", {"policy": "precrop"}, "even densities, square root of them as widths"),
+    "precrop-synflow": Method(
+        "sparsity", {"policy": "precrop-synflow", "criterion": "synflow"}, "SynFlow's densities, square root as widths"
+    ),
+    "3sp": Method("keep_rate", {"select": "gate", "pool": "global"}, "SNIP for channels, all ranked together"),
+    "3sp-per-mac": Method("keep_rate", {"select": "gate-per-mac", "pool": "global"}, "3SP, by cost of a channel"),
+    "prospr-structured": Method(
+        "keep_rate", {"select": "gate-after-steps", "pool": "global"}, "ProsPr with one mask entry a channel"
+    ),
+    "l1": Method("keep_rate", {"select": "l1", **_TRAINED}, "smallest filters of each layer go (trained network)"),
+    "fpgm": Method("keep_rate", {"select": "fpgm", **_TRAINED}, "most replaceable filters go (trained network)"),
+    "slimming": Method(
+        "keep_rate", {"select": "bn-scale", "pool": "global", **_TRAINED}, "smallest normalisation scales go (trained)"
+    ),
+    "sfp": Method("keep_rate", {"select": "l2", **_TRAINED}, "smallest filters go, after training with soft pruning"),
+    "taylor": Method(
+        "keep_rate", {"select": "taylor", "pool": "global", **_TRAINED}, "feature maps the loss misses least (trained)"
+    ),
+    "uniform": Method("keep_rate", {"select": "first"}, "every layer keeps the same share: the control"),
+}
+
+
+def method_named(name: str) -> Method:
+    """The method of this name. Raises OptionError for an unknown one."""
+    if name not in METHODS:
+        raise OptionError(f"unknown method {name!r}: choose {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def with_method(options: Options, name: str) -> Options:
+    """The options with what the method sets. Raises OptionError where they ask for something else."""
+    method = method_named(name)
+    usual = {field.name: field.default for field in fields(Options)}
+    for option, value in method.settings.items():
+        given = getattr(options, option)
+        if given not in (usual[option], value):
+            raise OptionError(f"method {name} sets {option} to {value!r}: leave {option}={given!r} out")
+    other = "keep_rate" if method.knob == "sparsity" else "sparsity"
+    if getattr(options, other) is not None:
+        raise OptionError(f"method {name} takes {method.knob} (or a target), not {other}")
+    return replace(options, method=name, **method.settings)
+
+
+def start_of_search(method: str | None, sparsity: Any, keep_rate: Any) -> tuple[float | None, float | None]:
+    """(sparsity, keep_rate) to begin with when a target decides. Raises OptionError when one of them was given."""
+    if sparsity is not None or keep_rate is not None:
+        raise OptionError("a target takes the place of sparsity and keep_rate: give one of the three")
+    knob = "sparsity" if method is None else method_named(method).knob
+    return (0.5, None) if knob == "sparsity" else (None, 0.5)

@@ -1,0 +1,89 @@
+"""Methods by name, and targets instead of sparsities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fxprune
+from fxprune import zoo
+from fxprune.budget import Budget, search
+from fxprune.cost import Cost
+from fxprune.errors import OptionError
+from fxprune.methods import METHODS
+
+IMAGE = torch.zeros(2, 3, 32, 32)
+WITH_DATA = ("3sp", "3sp-per-mac", "prospr-structured", "taylor")
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [(torch.randn(4, 3, 32, 32, generator=draw), torch.randint(0, 10, (4,), generator=draw)) for _ in range(4)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_compiles_with_proof_and_trains_a_step(name: str) -> None:
+    method = METHODS[name]
+    knob: dict[str, Any] = {method.knob: 0.5}
+    done = fxprune.compile(
+        zoo.build("resnet8"), IMAGE, method=name, data=batches() if name in WITH_DATA else None, **knob
+    )
+    assert done.report.proof_error is not None
+    assert done.report.proof_error <= 1e-9
+    assert done.recipe.options["method"] == name
+    done.module(batches()[0][0]).square().mean().backward()
+    assert all(one.grad is not None and bool(one.grad.isfinite().all()) for one in done.module.parameters())
+
+
+@pytest.mark.parametrize(("sparsity", "compression"), [(0.8, 4.55), (0.9, 8.89), (0.95, 17.59)])
+def test_precrop_meets_the_published_compression_of_vgg19(sparsity: float, compression: float) -> None:
+    report = fxprune.compile(zoo.build("vgg19"), IMAGE, sparsity=sparsity, method="precrop", proof=False).report
+    assert report.before.bytes / report.after.bytes == pytest.approx(compression, rel=0.01)
+
+
+def test_what_contradicts_a_method_is_refused() -> None:
+    model = zoo.build("resnet8")
+    for options, message in (
+        ({"method": "taste", "sparsity": 0.5}, "unknown method 'taste'"),
+        ({"method": "l1", "sparsity": 0.5}, "method l1 takes keep_rate"),
+        ({"method": "spai", "sparsity": 0.5, "policy": "inverted"}, "method spai sets policy to 'all'"),
+        ({"target_params": 0.5, "sparsity": 0.5}, "a target takes the place of sparsity"),
+        ({"target_params": 0.5, "target_macs": 0.5}, "give one target"),
+        ({"target_params": -1}, "a target is a positive number"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            fxprune.compile(model, IMAGE, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"target_params": 0.6}, "parameters"),
+        ({"target_macs": 0.7, "method": "uniform"}, "macs"),
+        ({"target_size": 600_000, "method": "uniform"}, "bytes"),
+    ],
+)
+def test_targets_are_met_and_nearly_used_up(options: dict[str, Any], kind: str) -> None:
+    report = fxprune.compile(zoo.build("resnet20"), IMAGE, proof=False, **options).report
+    limit = next(value for name, value in options.items() if name.startswith("target"))
+    bound = limit if limit > 1 else limit * getattr(report.before, kind)
+    assert 0.85 * bound <= getattr(report.after, kind) <= bound
+
+
+def test_an_impossible_target_names_the_nearest() -> None:
+    with pytest.raises(OptionError, match=r"cannot be met: the smallest possible here is [\d,]+"):
+        fxprune.compile(zoo.build("resnet8"), IMAGE, target_size=1000, proof=False)
+
+
+def test_the_search_takes_the_best_of_all_trials() -> None:
+    def cost_at(value: float) -> Cost:
+        return Cost(int(1000 * value) + (200 if 0.3 < value < 0.4 else 0), 0, 0, 0)
+
+    dense = Cost(1000, 1000, 0, 0)
+    found = search(Budget("params", 0.35), dense, cost_at, 0.0, 1.0)
+    assert cost_at(found).parameters <= 350
+    assert cost_at(found).parameters >= 290
+    assert search(Budget("params", 2000), dense, cost_at, 0.0, 1.0) == 1.0
