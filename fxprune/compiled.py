@@ -122,6 +122,7 @@ def make_recipe(dense: Program, small: Program, asked: dict[str, Any]) -> Recipe
         },
         indices={name: values.tolist() for name, values in shrunk.renumbered.items()},
         patched=shrunk.patched,
+        folded=small.folded,
         options=asked,
         versions={"fxprune": _version("fxprune"), "torch": torch.__version__},
     )

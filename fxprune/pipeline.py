@@ -16,6 +16,7 @@ from fxprune.channels.groups import Couplings, couple
 from fxprune.compiled import Compiled, make_recipe, make_report
 from fxprune.cost import Cost, cost
 from fxprune.facts import Ranking, Shrunk, WidthPlan
+from fxprune.fold import fold_statistics
 from fxprune.manager import Observer, Pass, PassManager
 from fxprune.metarun import plain_mode
 from fxprune.methods import start_of_search, with_method
@@ -264,6 +265,8 @@ def _compile(
             notes = (note,)
         compare = options.proof and not dry
         program = capture(model, example_inputs, compare=compare, trial=first_walk(options.inexact))
+        if options.inexact == "freeze":
+            program = fold_statistics(program)
     manager = PassManager(_starting_passes(options), observers, clock.seconds())
     program = manager.run(program)
     if budget is not None:

@@ -48,6 +48,7 @@ class Program:
     train_graph the graph in train mode where it differs from the one in eval mode, over the same skeleton
     front_end   "fx" or "export"
     notes       what capture had to decide, for the report
+    folded      weights that hold what the network's own code computes from them
     facts       what passes found out, one object a type; a rewrite drops them
     """
 
@@ -57,6 +58,7 @@ class Program:
     train_graph: fx.Graph | None = None
     front_end: str = "fx"
     notes: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()
     facts: Mapping[type, Any] = field(default_factory=dict)
 
     def fact(self, kind: type[Fact]) -> Fact:

@@ -31,6 +31,8 @@ class Recipe:
     shapes          name -> shape in the dense network, of everything in `kept` and `kept_per_group`
     indices         index buffer -> its new values, which count among the survivors
     patched         graph nodes whose source holds a width; with any of them `apply` cannot work on the user's own class
+    folded          weights that the network standardises: it would do so again with what is left of them, so `apply`
+                    cannot work on the user's own class either
     options         what was asked: sparsity or keep_rate, criterion, policy, coupling, seed, ...
     versions        of fxprune and torch
     """
@@ -43,6 +45,7 @@ class Recipe:
     patched: tuple[str, ...]
     options: Mapping[str, Any]
     versions: Mapping[str, str]
+    folded: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A copy of the user's own network with the same channels removed; weights that survive are kept, masks are
@@ -55,6 +58,11 @@ class Recipe:
             raise RewriteError(
                 f"the source of {type(model).__name__} holds widths that would have to change "
                 f"(at {', '.join(self.patched[:5])}): use the compiled module, in which they are patched"
+            )
+        if self.folded:
+            raise RewriteError(
+                f"{type(model).__name__} computes statistics over its own weights (over {self.folded[0]}), which "
+                "change when channels go: use the compiled module, in which they are folded into the weights"
             )
         model, _ = plain_weights(model)
         tensors = named_tensors(model)
@@ -102,6 +110,7 @@ class Recipe:
             "shapes": self.shapes,
             "indices": self.indices,
             "patched": self.patched,
+            "folded": self.folded,
             "options": self.options,
             "versions": self.versions,
         }

@@ -202,7 +202,6 @@ def test_inexact_networks_are_reported(name: str) -> None:
 
 
 LEFT = {
-    "weight_standardised": {"a.weight": (8, 3, 3, 3), "kernel": (5, 8, 3, 3)},
     "group_norm_part": {"a.weight": (4, 3, 3, 3), "norm.weight": (4,)},
     "layer_norm": {"a.weight": (8, 3, 3, 3), "up.weight": (7, 8)},
     "mean_over_channels": {"a.weight": (8, 3, 3, 3), "c.weight": (5, 8, 1, 1)},

@@ -192,7 +192,7 @@ def test_refuses_a_network_of_other_dimensions() -> None:
 def test_text_is_sorted_json_with_everything_in_it() -> None:
     recipe = compiled(Grouped(), 8).recipe
     content = json.loads(recipe.to_json())
-    parts = {"kept", "kept_per_group", "numbers", "shapes", "indices", "patched", "options", "versions"}
+    parts = {"kept", "kept_per_group", "numbers", "shapes", "indices", "patched", "folded", "options", "versions"}
     assert set(content) == parts
     assert content["kept"]["first.weight"] == {"0": recipe.kept["first.weight"][0]}
     assert content["options"]["keep_rate"] == 0.5 and content["options"]["select"] == "random"

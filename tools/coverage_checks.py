@@ -33,7 +33,7 @@ from fxprune.capture.module import capture
 from fxprune.capture.specs import build_spec
 from fxprune.channels.engine import analyse
 from fxprune.channels.groups import couple
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, NothingPrunableError
 from fxprune.program import Inputs, skeleton_of
 from fxprune.report import Report
 
@@ -161,13 +161,21 @@ def _exactness(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...])
         outcome = _compared(dense, done, shape) | {"unproved": unproved}
     record |= _described(model, done.report)
     record["exact"] = outcome
-    if done.report.approximate:  # what stays for users who keep their weights
-        frozen = _halved(dense, shape, "freeze", proof=False)
-        record["kept_weights"] = _compared(dense, frozen, shape) | {"share": share(model, frozen.report)}
+    if done.report.approximate:
+        record["kept_weights"] = _frozen_statistics(model, dense, shape)
     outcomes = [record["exact"], record.get("kept_weights", {"error": 0.0, "by": ""})]
     if any(one["error"] > EXACT and one["by"] == "oracle" for one in outcomes):
         record["wrong"] = True
         record["faults"].append("exact: differs from the oracle")
+
+
+def _frozen_statistics(model: nn.Module, dense: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """What is left for users who keep their weights: no statistic may change. Perhaps nothing."""
+    try:
+        done = _halved(dense, shape, "freeze", proof=False)
+    except NothingPrunableError as error:
+        return {"error": 0.0, "by": "nothing", "share": 0.0, "reason": first_words(error)}
+    return _compared(dense, done, shape) | {"share": share(model, done.report)}
 
 
 def _halved(dense: nn.Module, shape: tuple[int, ...], approximate: str, proof: bool) -> fxprune.Compiled:
