@@ -26,7 +26,7 @@ from fxprune.manager import PassManager
 from fxprune.metarun import plain_mode
 from fxprune.momentum import cut_optimizer
 from fxprune.options import Options
-from fxprune.pipeline import cutting_passes, finding_passes
+from fxprune.pass_lists import cutting_passes, finding_passes
 from fxprune.program import Program, named_tensors
 from fxprune.scope import SCOPES, groups_in
 from fxprune.sites import Site, find_sites

@@ -27,27 +27,30 @@ Observer = Callable[[str, Program, float], None]  # pass name, program after it,
 
 @dataclass
 class PassManager:
-    """Runs passes in order. `seconds` collects how long each took, and each phase inside one apart from it."""
+    """Runs passes in order. `seconds` collects how long each took, and each phase inside one apart from it.
+
+    done   names of the passes that have run, over all calls of `run`
+    """
 
     passes: Sequence[Pass]
     observers: Sequence[Observer] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
 
     def run(self, program: Program) -> Program:
         """The program after all passes. Raises PassError naming the pass and the ones before it."""
-        done: list[str] = []
         for step in self.passes:
             with measured() as clock, phase(step.name):
-                program = self._run_one(step, program, done)
+                program = self._run_one(step, program)
             for name, seconds in clock.seconds().items():
                 self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-            done.append(step.name)
+            self.done.append(step.name)
             for observer in self.observers:
                 observer(step.name, program, self.seconds[step.name])
         return program
 
-    def _run_one(self, step: Pass, program: Program, done: list[str]) -> Program:
-        where = f"pass '{step.name}' (after {', '.join(done) or 'capture'})"
+    def _run_one(self, step: Pass, program: Program) -> Program:
+        where = f"pass '{step.name}' (after {', '.join(self.done) or 'capture'})"
         missing = [fact.__name__ for fact in step.requires if fact not in program.facts]
         if missing:
             raise PassError(f"{where} needs {', '.join(missing)}, which no earlier pass has stated")

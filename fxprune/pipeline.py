@@ -1,114 +1,36 @@
-"""compile(): the default order of passes. The only core module that imports passes."""
+"""compile(): from a network to its smaller twin, its report and its recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from fxprune.budget import Budget, one_budget, search
 from fxprune.capture.inputs import choose_inputs
 from fxprune.capture.module import capture, check_model
-from fxprune.channels.first_walk import first_walk, take_analysis
-from fxprune.channels.groups import Couplings, couple
+from fxprune.channels.first_walk import first_walk
+from fxprune.channels.groups import Couplings
 from fxprune.compiled import Compiled, make_recipe, make_report
 from fxprune.cost import Cost, cost
-from fxprune.facts import Ranking, Shrunk, WidthPlan
+from fxprune.facts import Shrunk
 from fxprune.fold import fold_statistics
-from fxprune.manager import Observer, Pass, PassManager
+from fxprune.manager import Observer, PassManager
 from fxprune.metarun import plain_mode
 from fxprune.methods import start_of_search, with_method
 from fxprune.options import Options
-from fxprune.passes.choose import Choose, KeepRate
-from fxprune.passes.crop import Crop
-from fxprune.passes.even import Even
-from fxprune.passes.expect import Expect
-from fxprune.passes.initialise import Initialise
-from fxprune.passes.mask import Mask
-from fxprune.passes.plan import Plan
-from fxprune.passes.reinit import Reinit
-from fxprune.passes.select import Select
-from fxprune.passes.sensitivity import Sensitivity
-from fxprune.passes.shrink import Shrink
-from fxprune.passes.sparsity import Sparsity
+from fxprune.pass_lists import cut_shapes, cutting_passes, deciding_passes, starting_passes
+from fxprune.passes.choose import KeepRate
 from fxprune.phases import measured, phase
-from fxprune.program import Program, named_tensors, skeleton_of
+from fxprune.program import Program, skeleton_of
 from fxprune.report import Report
-from fxprune.saliency import Criterion
 from fxprune.saliency import criterion as criterion_named
 from fxprune.saliency.remembered import Remembered
-from fxprune.saliency.selections import Wanted, selection
 from fxprune.saliency.trial import Data, as_data
 
 _ALMOST_ALL = 0.99999  # the far end of a search: every layer that can be cut is down to its last channels
-
-
-@dataclass(frozen=True)
-class Analyse:
-    """Before: nothing. After: Couplings, the one exact answer for every parameter dimension."""
-
-    approximate: str = "cut"
-    name: ClassVar[str] = "analyse"
-    requires: ClassVar[tuple[type, ...]] = ()
-
-    def run(self, program: Program) -> Program:
-        program, analysis = take_analysis(program, self.approximate)
-        return program.with_facts(couple(analysis))
-
-
-def finding_passes(options: Options) -> list[Pass]:
-    """Up to Prunable: what can be removed at all."""
-    return [Analyse(options.inexact), Select(options.only, options.ignore)]
-
-
-def foreseeing_passes(options: Options) -> list[Pass]:
-    """From Prunable to WidthPlan by shapes alone: the widths to expect at Kaiming initialisation."""
-    assert options.sparsity is not None
-    return [
-        Expect(options.sparsity, options.average),
-        Sensitivity(options.policy, options.seed),
-        Plan(options.coupling),
-    ]
-
-
-def cutting_passes(options: Options) -> list[Pass]:
-    """From WidthPlan on: the cut and its proof, and fresh weights unless the old ones stay."""
-    shrink = Shrink(options.proof, options.retry, options.seed)
-    return [shrink] if options.keep_weights else [shrink, Reinit(options.seed)]
-
-
-def deciding_passes(options: Options, data: Data | None, scores: Criterion | None = None) -> list[Pass]:
-    """From Prunable and the weights to WidthPlan; `scores` of the weights, where they are known already."""
-    scores = scores or criterion_named(options.criterion, options.seed, sparsity=options.sparsity or 0.0, data=data)
-    if options.keep_rate is not None:
-        wanted = Wanted(scores, options.seed, data, options.reduction)
-        return [Choose(options.keep_rate, selection(options.select, wanted), options.pool)]
-    assert options.sparsity is not None
-    if options.policy == "precrop":
-        return [Even(options.sparsity), Crop()]
-    masking: list[Pass] = [Mask(options.sparsity, scores, options.ranking), Sparsity(options.average)]
-    if options.policy == "precrop-synflow":
-        return [*masking, Crop(up=True)]
-    return [*masking, Sensitivity(options.policy, options.seed), Plan(options.coupling)]
-
-
-def passes_for(options: Options, data: Data | None = None) -> list[Pass]:
-    """The program of passes for these options."""
-    return [*_starting_passes(options), *deciding_passes(options, data), *cutting_passes(options)]
-
-
-def _starting_passes(options: Options) -> list[Pass]:
-    return [*finding_passes(options), Initialise("keep" if options.keep_weights else options.init, options.seed)]
-
-
-def cut_shapes(planned: Program, options: Options) -> Program:
-    """The cut network without numbers, for a program with a WidthPlan: what it would cost."""
-    bare = named_tensors(planned.module)
-    known = (planned.fact(Couplings), planned.fact(WidthPlan), Ranking(trained=False, drawn=True))
-    shapes = replace(planned, tensors=bare, facts={}).with_facts(*known)
-    return PassManager(cutting_passes(replace(options, proof=False, keep_weights=True, init="keep"))).run(shapes)
 
 
 def _within(budget: Budget, program: Program, options: Options, data: Data | None) -> Options:
@@ -267,7 +189,7 @@ def _compile(
         program = capture(model, example_inputs, compare=compare, trial=first_walk(options.inexact))
         if options.inexact == "freeze":
             program = fold_statistics(program)
-    manager = PassManager(_starting_passes(options), observers, clock.seconds())
+    manager = PassManager(starting_passes(options), observers, clock.seconds())
     program = manager.run(program)
     if budget is not None:
         with measured() as clock, phase("search"):

@@ -16,7 +16,7 @@ from fxprune.facts import SensitivityReport, Shrunk, SparsityReport
 from fxprune.manager import PassManager
 from fxprune.metarun import plain_mode
 from fxprune.options import Options
-from fxprune.pipeline import cut_shapes, finding_passes, foreseeing_passes
+from fxprune.pass_lists import cut_shapes, finding_passes, foreseeing_passes
 from fxprune.program import Program, meta_like, skeleton_of
 from fxprune.report import LayerLine, layer_lines
 

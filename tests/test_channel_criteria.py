@@ -19,7 +19,7 @@ from fxprune.channels.groups import Couplings
 from fxprune.errors import OptionError
 from fxprune.manager import PassManager
 from fxprune.options import Options
-from fxprune.pipeline import finding_passes
+from fxprune.pass_lists import finding_passes
 from fxprune.program import Program
 from fxprune.saliency.channels import ChannelCriterion, ChannelNorm, Fpgm, NormScale
 from fxprune.saliency.gates import GateSlope

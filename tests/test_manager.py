@@ -17,7 +17,7 @@ from fxprune.errors import OptionError, PassError
 from fxprune.facts import Prunable, Ranking, Repairs, SensitivityReport, Shrunk, SparsityReport, WeightMasks, WidthPlan
 from fxprune.manager import PassManager, inconsistency
 from fxprune.options import Options
-from fxprune.pipeline import passes_for
+from fxprune.pass_lists import passes_for
 from fxprune.program import Program
 
 
@@ -186,6 +186,6 @@ class Planted:
 
 
 def test_a_fault_in_the_default_order_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxprune.pipeline.Shrink", lambda *_: Planted())
+    monkeypatch.setattr("fxprune.pass_lists.Shrink", lambda *_: Planted())
     with pytest.raises(PassError, match=r"pass 'shrink' \(after analyse, .*, plan\) left the program inconsistent"):
         fxprune.compile(network(), torch.empty(2, 3, 8, 8), sparsity=0.5)

@@ -20,8 +20,8 @@ from fxprune.errors import OptionError
 from fxprune.facts import Prunable, SensitivityReport, Share, SparsityReport
 from fxprune.manager import PassManager
 from fxprune.options import Options
+from fxprune.pass_lists import passes_for
 from fxprune.passes.sensitivity import POLICIES, Sensitivity
-from fxprune.pipeline import passes_for
 from fxprune.program import Program
 
 NO_GROUPS = Couplings(None, None, (), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))  # type: ignore[arg-type]

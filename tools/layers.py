@@ -20,6 +20,7 @@ RANKS = {
     "passes": PASSES,
     "options": 4,
     "methods": 4,
+    "pass_lists": 4,
     "pipeline": 4,
     "learner": 5,
     "planning": 5,
@@ -75,8 +76,8 @@ def complaint(module: list[str], target: list[str]) -> str | None:
     if target[0] != "fxprune" or module[0] != "fxprune":
         return None
     here, there, name = layer_of(module), layer_of(target), ".".join(target)
-    if there == "passes" and here not in ("passes", "options", "pipeline"):
-        return f"imports {name}: only options and pipeline may import passes"
+    if there == "passes" and here not in ("passes", "options", "pass_lists", "pipeline"):
+        return f"imports {name}: only options, pass_lists and pipeline may import passes"
     if here == there == "passes" and module[2] != "__init__":  # that one may list what is in the folder
         return f"imports {name}: passes import core, never each other"
     if rank_of(there) <= rank_of(here):
