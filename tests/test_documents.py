@@ -120,7 +120,7 @@ def test_a_good_page(folder: Path) -> None:
     [
         (fenced("python", "x = 1\nassert x == 2"), r'(?s)page.md:4: does not run.*page.md", line 5'),
         (fenced("python", "fxprune.compile("), "was never closed"),
-        (fenced("bash", "fxprune compile"), r"(?s)page.md:4: status 2 of.*Missing argument"),
+        (fenced("bash", "fxprune compile"), r"(?s)page.md:4: status 2 of.*missing argument"),
         (fenced("bash", "ls", "<!-- fails -->"), "page.md:5: status 0 of: ls"),
         (fenced("bash", "python -c 'raise ValueError'", "<!-- fails -->"), "status 1"),
         (fenced("bash", "fxprune zoo --no-such-option | cat"), "status 2"),

@@ -284,6 +284,28 @@ def test_a_dense_network_without_onnx_costs_that_part_only(
     assert list(found.latency) == ["torch"] and not found.memory and not found.files
 
 
+def test_a_gpu_is_measured_where_there_is_one(
+    compiled: tuple[Program, Compiled, OnnxReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way there, on a processor that stands in for one."""
+
+    def fail(*_: object, **__: object) -> OnnxReport:
+        raise RuntimeError("not needed here")
+
+    monkeypatch.setattr(dense_and_pruned, "export_onnx", fail)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Graphics")
+    monkeypatch.setattr(dense_and_pruned, "GPU", "cpu")
+    monkeypatch.setattr(dense_and_pruned, "cuda_once", torch_once)
+    dense, done, written = compiled
+    found = measure(dense, done.program, written, MeasureOptions(rounds=Rounds(1, 5, 0.0)))
+    assert list(found.latency) == ["torch", "torch on Graphics"]
+    monkeypatch.setattr(dense_and_pruned, "GPU", "cuda:99")
+    found = measure(dense, done.program, written, MeasureOptions(rounds=Rounds(1, 5, 0.0)))
+    assert list(found.latency) == ["torch"]
+    assert any(note.startswith("latency on the GPU not measured: ") for note in found.notes)
+
+
 def test_without_time_nothing_is_pretended(
     compiled: tuple[Program, Compiled, OnnxReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from fxprune.runtime.measured import Measured, Pair
 from fxprune.runtime.peak import PeakJob
 from fxprune.runtime.runners import cuda_once, onnx_once, torch_once, torch_threads
 
+GPU = "cuda"
 NAMES = ("dense", "pruned")
 SECONDS = 15.0  # for all runs together; writing the dense network as ONNX comes on top
 LEAST = 4.0  # seconds for the latency in one runtime, whatever the rest has taken
@@ -115,12 +116,12 @@ def _on_gpu(found: Collector, dense: Program, small: Program, inputs: Inputs, ro
     """Copies go there: moving the module itself would move the user's own numbers."""
 
     def moved(tensor: Tensor) -> Tensor:
-        return tensor.detach().to("cuda")
+        return tensor.detach().to(GPU)
 
     with found.tried("latency on the GPU"):
         args, kwargs = pytree.tree_map_only(Tensor, moved, (inputs.args, dict(inputs.kwargs)))
         there = materialise(dense.module, {name: moved(one) for name, one in dense.tensors.items()}, fx.GraphModule)
-        modules = there.eval(), build_module(small, bake=True).to("cuda")
+        modules = there.eval(), build_module(small, bake=True).to(GPU)
         once = Pair(*(cuda_once(module, Inputs(args, kwargs)) for module in modules))
         found.time(f"torch on {torch.cuda.get_device_name()}", once, rounds, _share(budget, 1.0).left)
 
