@@ -30,11 +30,15 @@ def measured_facts(measured: Measured) -> Iterator[tuple[str, str]]:
     """How the numbers came about, and what is missing."""
     if measured.latency or measured.memory:
         yield "measured", _circumstances(measured)
-    for runtime, timed in measured.latency.items():
+    for passes, warm_up in dict.fromkeys((one.passes, one.warm_up) for one in measured.latency.values()):
+        alike = [
+            (name, one) for name, one in measured.latency.items() if (one.passes, one.warm_up) == (passes, warm_up)
+        ]
+        ratios = [f"{name} {one.ratio.low:.2f}x to {one.ratio.high:.2f}x" for name, one in alike]
         yield (
             "latency",
-            f"{runtime}: median (90th percentile) of {timed.passes} passes for each side, taken in turns after "
-            f"{timed.warm_up} to warm up; the middle 80 % of ratios: {timed.ratio.low:.2f}x to {timed.ratio.high:.2f}x",
+            f"median (90th percentile) of {passes} passes for each side, taken in turns after {warm_up} to warm up; "
+            f"the middle 80 % of ratios: {', '.join(ratios)}",
         )
     if measured.memory:
         yield "memory", "peak of a fresh process that loads and runs the network, beyond what the runtime takes"

@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 
 
 def summary(outcome: Outcome, every_width: bool) -> RenderableType:
-    """Everything there is to say about one compilation, or about a dry run."""
+    """Everything there is to say about one compilation, or about a dry run. What matters most comes last: that is what
+    stays on the screen.
+    """
     report, written = outcome.report, outcome.written
-    lines = [*_outcome(report, written), *_stays(report.groups), *_remarks(report, written)]
     return Group(
         Text(printable(outcome.document["model"]), style="bold"),
+        widths(report, every_width),
+        facts([*_stays(report.groups), *_remarks(report, written)]),
+        Text("\nCosts", style="bold"),
         _costs(report, written),
-        widths(report.layers, every_width),
-        facts([*lines, ("time", time_line(outcome.seconds))]),
+        Text(""),
+        facts([*_outcome(report, written), ("time", time_line(outcome.seconds))]),
     )
 
 
@@ -55,6 +59,8 @@ def _costs(report: Report, written: Written | None) -> Table:
 def _of_files(written: Written) -> Iterator[Row]:
     dense = written.measured.files if written.measured else {}
     for name, size in written.sizes.items():
+        if name.endswith(".json"):
+            continue  # counted below; too small to look at
         was = dense[name].first if name in dense else None
         yield f"bytes, {name}", *(("", f"{size:,}", "") if was is None else _smaller(was, size))
     yield "bytes, all files", "", f"{sum(written.sizes.values()):,}", ""
@@ -68,17 +74,17 @@ def _smaller(old: int, new: int) -> tuple[str, str, str]:
 
 def _outcome(report: Report, written: Written | None) -> Iterator[tuple[str, str]]:
     if report.achieved_sparsity is not None:
-        asked, average = report.asked["sparsity"], report.average_sparsity
-        yield "sparsity", f"{asked} asked, {report.achieved_sparsity:.4f} achieved (weights removed or zero)"
-        yield "S_avg", f"{average:.4f}, the average that S_l is compared with"
+        yield (
+            "sparsity",
+            f"{report.asked['sparsity']} asked, {report.achieved_sparsity:.4f} achieved (weights removed or zero)",
+        )
     if written is None:
         yield "dry run", "nothing was written; the proof was left out, and may refuse to cut some of these channels"
         return
     yield "proof", _proof(report)
     onnx = written.onnx
     batch = "any batch size" if onnx.dynamic_batch else "a fixed batch size"
-    yield "ONNX", f"opset {onnx.opset}, {batch}, differs from torch by {onnx.difference:.1e} of the largest output"
-    yield from measured_facts(written.measured) if written.measured else ()
+    yield "ONNX", f"opset {onnx.opset}, {batch}; differs from torch by {onnx.difference:.1e} of the largest output"
     yield "written", f"{written.folder}/"
 
 
@@ -86,14 +92,14 @@ def _proof(report: Report) -> str:
     if report.proof_error is None:
         return "skipped, nothing was compared"
     return (
-        f"largest relative difference {report.proof_error:.1e} in float64 between the cut network and the dense one "
-        f"with the removed channels zeroed{_signal(report.proof_signal)}"
+        f"differs by {report.proof_error:.1e} in float64 from the dense network with the removed channels zeroed"
+        f"{_signal(report.proof_signal)}"
     )
 
 
 def _signal(signal: float | None) -> str:
     """An agreement of outputs that do not depend on the input would mean little."""
-    return "" if signal is None else f"; their outputs vary with the input by {signal:.1e} of their size"
+    return "" if signal is None else f" (outputs vary with the input by {signal:.2g} of their size)"
 
 
 def _stays(groups: Sequence[GroupLine]) -> Iterator[tuple[str, str]]:
@@ -131,3 +137,5 @@ def _remarks(report: Report, written: Written | None) -> Iterator[tuple[str, str
         yield "captured", f"with torch.{report.front_end}"
     for note in (*report.notes, *(written.onnx.notes if written else ())):
         yield "note", note
+    if written and written.measured:
+        yield from measured_facts(written.measured)

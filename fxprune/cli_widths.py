@@ -13,7 +13,7 @@ from rich.text import Text
 from fxprune.cli_layout import facts, module_of, plain_table
 
 if TYPE_CHECKING:
-    from fxprune.report import LayerLine
+    from fxprune.report import LayerLine, Report
 
 Legend = list[tuple[str, str]]
 MOST_ROWS = 40  # about what fits on a screen
@@ -25,11 +25,12 @@ _DECISIONS = {
 }
 
 
-def widths(layers: Sequence[LayerLine], every: bool) -> RenderableType:
+def widths(report: Report, every: bool) -> RenderableType:
     """All layers if there are few or `every` is set, else the parts that the names of the layers form."""
+    layers = report.layers
     parts = {} if every else folded(layers)
     fold = any(len(part) > 1 for part in parts.values())
-    table, legend = _parts_table(parts) if fold else _layers_table(layers)
+    table, legend = _parts_table(parts) if fold else _layers_table(layers, report.average_sparsity)
     met = {layer.decision for layer in layers}
     meanings = [(name, meaning) for name, meaning in _DECISIONS.items() if name in met]
     title = "\nWidths (output channels, those of a row's layers added up)" if fold else "\nWidths (output channels)"
@@ -59,8 +60,8 @@ def _parts_table(parts: dict[str, list[LayerLine]]) -> tuple[Table, Legend]:
     return table, [("--widths", "lists each layer, and so does report.json")]
 
 
-def _layers_table(layers: Sequence[LayerLine]) -> tuple[Table, Legend]:
-    ranked = any(layer.sparsity is not None for layer in layers)
+def _layers_table(layers: Sequence[LayerLine], average: float | None) -> tuple[Table, Legend]:
+    ranked = average is not None
     names = ["layer", "before", "after", *["S_l"] * ranked, "decision"]
     table = plain_table(*names, right=("before", "after", "S_l"))
     for layer in layers:
@@ -68,7 +69,7 @@ def _layers_table(layers: Sequence[LayerLine]) -> tuple[Table, Legend]:
         after = _after(layer.before, layer.after)
         table.add_row(Text(module_of(layer.weight)), f"{layer.before:,}", after, *share, layer.decision)
     meaning = "sparsity of the layer in the ranking of all weights, before channels were removed"
-    return table, [("S_l", meaning)] * ranked
+    return table, [("S_l", f"{meaning}; {_share(average)} on average")] * ranked
 
 
 def _after(before: int, after: int) -> Text:
