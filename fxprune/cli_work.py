@@ -180,15 +180,11 @@ def _ready(model: str, options: LoadOptions, given: Inputs | None) -> tuple[Load
 
 
 def _chosen_inputs(loaded: Loaded) -> tuple[Inputs, str]:
-    """Zeros on the CPU: the ONNX export needs real tensors."""
-    import torch
+    """Inputs that fit, and a note saying how they were found. On the CPU: the ONNX export needs real tensors."""
+    from fxprune.capture.inputs import inputs_for
 
-    from fxprune.capture.inputs import choose_inputs
-    from fxprune.program import skeleton_of
-
-    skeleton, _ = skeleton_of(loaded.module)
-    inputs, note = choose_inputs(skeleton, loaded.input_hint)
-    return replace(inputs, args=tuple(torch.zeros_like(one, device="cpu") for one in inputs.args)), note
+    inputs, note = inputs_for(loaded.module, loaded.input_hint)
+    return inputs.with_storage(), note
 
 
 def _about(loaded: Loaded, inputs: Inputs) -> dict[str, Any]:

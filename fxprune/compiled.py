@@ -57,7 +57,12 @@ class Compiled:
 
         metadata = {"producer": f"fxprune {_version('fxprune')}", "seed": str(self.recipe.options["seed"])}
         return export_onnx(
-            self._baked(), self.program.inputs.with_storage(), Path(path), opset=opset, metadata=metadata
+            self._baked(),
+            self.program.inputs.with_storage(),
+            Path(path),
+            opset=opset,
+            metadata=metadata,
+            dynamic_batch=self.program.dynamic_batch,
         )
 
     def _baked(self) -> nn.Module:

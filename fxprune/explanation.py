@@ -12,14 +12,14 @@ import networkx as nx
 import torch
 from torch import fx, nn
 
-from fxprune.capture.inputs import choose_inputs
-from fxprune.capture.module import capture, check_model
+from fxprune.capture.inputs import inputs_for
+from fxprune.capture.module import as_network, capture
 from fxprune.channels.atoms import Site
 from fxprune.channels.first_walk import first_walk, take_analysis
 from fxprune.channels.graph import coupled_with, coupling_graph
 from fxprune.channels.groups import ChannelGroup, Couplings, Member, couple
 from fxprune.metarun import plain_mode
-from fxprune.program import Program, skeleton_of
+from fxprune.program import Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,16 +84,14 @@ def explain(model: nn.Module, example_inputs: Any = None, *, approximate: str = 
 
     Raises CaptureError when the network cannot be traced or the inputs do not fit.
     """
-    check_model(model)
     with plain_mode():
-        return _explain(model, example_inputs, approximate)
+        return _explain(as_network(model), example_inputs, approximate)
 
 
 def _explain(model: nn.Module, example_inputs: Any, approximate: str) -> Explanation:
     notes: tuple[str, ...] = ()
     if example_inputs is None:
-        skeleton, _ = skeleton_of(model)
-        example_inputs, note = choose_inputs(skeleton, None)
+        example_inputs, note = inputs_for(model)
         notes = (note,)
     program = capture(model, example_inputs, record_sources=True, trial=first_walk(approximate))
     program, analysis = take_analysis(program, approximate)

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from fxprune.budget import Budget, one_budget, search
-from fxprune.capture.inputs import choose_inputs
-from fxprune.capture.module import capture, check_model
+from fxprune.capture.inputs import inputs_for
+from fxprune.capture.module import as_network, capture, check_numbers
 from fxprune.channels.first_walk import first_walk
 from fxprune.channels.groups import Couplings
 from fxprune.compiled import Compiled, make_recipe, make_report
@@ -24,7 +24,7 @@ from fxprune.options import Options
 from fxprune.pass_lists import cut_shapes, cutting_passes, deciding_passes, starting_passes
 from fxprune.passes.choose import KeepRate
 from fxprune.phases import measured, phase
-from fxprune.program import Program, skeleton_of
+from fxprune.program import Program
 from fxprune.report import Report
 from fxprune.saliency import criterion as criterion_named
 from fxprune.saliency.remembered import Remembered
@@ -179,11 +179,11 @@ def _compile(
     dry: bool = False,
 ) -> Compiled:
     notes: tuple[str, ...] = ()
-    check_model(model)
+    model = as_network(model)
+    check_numbers(model)
     with measured() as clock, phase("capture"):
         if example_inputs is None:
-            skeleton, _ = skeleton_of(model)
-            example_inputs, note = choose_inputs(skeleton, None)
+            example_inputs, note = inputs_for(model)
             notes = (note,)
         compare = options.proof and not dry
         program = capture(model, example_inputs, compare=compare, trial=first_walk(options.inexact))

@@ -49,6 +49,7 @@ class Program:
     front_end   "fx" or "export"
     notes       what capture had to decide, for the report
     folded      weights that hold what the network's own code computes from them
+    dynamic_batch  whether the graphs work with any batch size, or with that of `inputs` only
     facts       what passes found out, one object a type; a rewrite drops them
     """
 
@@ -59,6 +60,7 @@ class Program:
     front_end: str = "fx"
     notes: tuple[str, ...] = ()
     folded: tuple[str, ...] = ()
+    dynamic_batch: bool = True
     facts: Mapping[type, Any] = field(default_factory=dict)
 
     def fact(self, kind: type[Fact]) -> Fact:

@@ -123,12 +123,6 @@ def scripted() -> bytes:
     return stream.getvalue()
 
 
-def exported() -> bytes:
-    stream = io.BytesIO()
-    torch.export.save(torch.export.export(nn.ReLU(), (torch.zeros(2, 3),)), stream)
-    return stream.getvalue()
-
-
 def zipped() -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -152,8 +146,6 @@ NO_NETWORKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "bare pickle": ("net.pkl", lambda: pickle.dumps(nn.ReLU()), "is a bare pickle or older than torch 1.6"),
     "old format": ("net.pt", lambda: legacy(nn.ReLU()), "is a bare pickle or older than torch 1.6"),
     "TorchScript": ("net.pt", scripted, "is a TorchScript archive"),
-    "exported": ("net.pt2", exported, "is an exported program"),
-    "exported by another name": ("net.pt", exported, "is an exported program"),
     "ONNX": ("net.onnx", lambda: b"\x08\x07", "is an ONNX file"),
 }
 

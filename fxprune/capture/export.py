@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.exported import ExportedNetwork
 from fxprune.copying import copied
 from fxprune.program import (
     Inputs,
@@ -34,7 +35,29 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     real_inputs = inputs.with_storage()
     with quiet():
         exported, dynamic = _export(structure_copy(model).eval(), real_inputs.args, real_inputs.kwargs)
-    module, tensors = skeleton_of(exported.module(check_guards=False))
+    notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
+    if not dynamic:
+        notes += ("the batch size is fixed at that of the example inputs",)
+    return _program(exported.module(check_guards=False), model, inputs, notes, dynamic)
+
+
+def exported_program(network: ExportedNetwork, inputs: Inputs) -> Program:
+    """What was exported elsewhere as a program, for both modes. Where it was exported in training mode, inference is
+    derived from it.
+    """
+    notes: tuple[str, ...] = ("the network was given as an exported program: its graph is taken as it is",)
+    if not network.dynamic_batch:
+        notes += (f"the batch size is fixed{_at(inputs)}, as it was exported",)
+    return _program(network, network, inputs, notes, network.dynamic_batch)
+
+
+def _at(inputs: Inputs) -> str:
+    first = next((one for one in pytree.tree_leaves((inputs.args, inputs.kwargs)) if isinstance(one, Tensor)), None)
+    return f" at {first.shape[0]}" if first is not None and first.ndim else ""
+
+
+def _program(graph: nn.Module, model: nn.Module, inputs: Inputs, notes: tuple[str, ...], dynamic: bool) -> Program:
+    module, tensors = skeleton_of(graph)
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)
     module = Skeleton(module, module.graph, class_name=type(model).__name__)  # one whose train() works
@@ -42,12 +65,12 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     train = fx.Graph()
     train.output(train.graph_copy(module.graph, {}, False))
     train._codegen = module.graph._codegen
-    changed = _set_training(train)
-    notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
-    if not dynamic:
-        notes += ("the batch size is fixed at that of the example inputs",)
-    real = real_tensors(module, tensors)
-    return Program(module, real, inputs, train if changed else None, "export", notes)
+    differs = _set_training(train, True)
+    if _set_training(module.graph, False):
+        notes += ("it was exported in training mode; batch norms and dropout were switched over for inference",)
+        module.recompile()
+        differs = True
+    return Program(module, real_tensors(module, tensors), inputs, train if differs else None, "export", notes, dynamic)
 
 
 def _keep_counters(module: fx.GraphModule, model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -113,15 +136,21 @@ def _clean(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _set_training(graph: fx.Graph) -> bool:
-    """Flip the flags of batch norm and dropout. Returns whether any was found."""
+def _set_training(graph: fx.Graph, training: bool) -> bool:
+    """Switch the flags of batch norm and dropout. Returns whether any was the other way."""
     changed = False
-    for node in graph.nodes:
+    for node in list(graph.nodes):
         position = {_aten.batch_norm.default: 5, _aten.dropout.default: 2, _aten.dropout_.default: 2}.get(node.target)
-        if position is None:
-            continue
-        args = list(node.args)
-        args[position] = True
-        node.args = tuple(args)
-        changed = True
+        if position is not None and node.args[position] is not training:
+            node.args = (*node.args[:position], training, *node.args[position + 1 :])
+            changed = True
+        elif not training and _counts_batches(node):
+            graph.erase_node(node)
     return changed
+
+
+def _counts_batches(node: fx.Node) -> bool:
+    if node.target != _aten.add_.Tensor or node.users:
+        return False
+    counter = node.args[0]
+    return isinstance(counter, fx.Node) and str(counter.target).endswith("num_batches_tracked")

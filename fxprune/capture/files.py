@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fxprune.capture.architectures import load_weights
 from fxprune.capture.checkpoints import find_network, find_state
+from fxprune.capture.exported import ExportedNetwork
+from fxprune.capture.exported_file import read_exported, read_unrestricted
 from fxprune.capture.loaded import Loaded
 from fxprune.capture.options import LoadOptions
 from fxprune.capture.trust import Trust, allowed_globals
@@ -25,11 +27,10 @@ _NEEDS_ARCHITECTURE = (
     "package.module:factory or path/to/train.py:factory"
 )
 _BY_SUFFIX = {
-    ".pt2": f"is an exported program, which cannot be read yet: {_SAVE_AGAIN}",
     ".onnx": "is an ONNX file: give the torch network it was made from",
     ".json": "is JSON: of weights in several files merge the parts into one and give that",
 }
-_LEGACY, _ARCHIVE, _SAFETENSORS = "legacy", "archive", "safetensors"
+_PICKLE, _EXPORTED, _SAFETENSORS = "pickle", "exported", "safetensors"
 
 
 def load_file(path: str | Path, options: LoadOptions | None = None) -> Loaded:
@@ -42,8 +43,7 @@ def load_file(path: str | Path, options: LoadOptions | None = None) -> Loaded:
     missing, empty, damaged, TorchScript, ONNX, weights without an architecture or for another one.
     """
     file, options = Path(path), options or LoadOptions()
-    kind = _check_kind(file, options)
-    found, notes = _read_safetensors(file) if kind == _SAFETENSORS else _unpickle(file, options)
+    found, notes = _READERS[_check_kind(file, options)](file, options)
     loaded = _with_weights(file, found, options) if options.arch else _whole(file, found)
     return replace(loaded, origin=file.name, name=file.stem, notes=(*notes, *loaded.notes))
 
@@ -90,11 +90,10 @@ def _check_kind(file: Path, options: LoadOptions) -> str:
             "unchecked"
         )
     if start.startswith(b"\x80"):
-        return _LEGACY
+        return _PICKLE
     if start != b"PK\x03\x04":
         raise LoadError(f"{file} is not a file that torch.save wrote")
-    _check_archive(file)
-    return _ARCHIVE
+    return _check_archive(file)
 
 
 def _first_bytes(file: Path) -> bytes:
@@ -109,18 +108,24 @@ def _first_bytes(file: Path) -> bytes:
         raise LoadError(f"{file} cannot be read: {error}") from error
 
 
-def _check_archive(file: Path) -> None:
+def _check_archive(file: Path) -> str:
     try:
         with zipfile.ZipFile(file) as archive:
-            members = {name.partition("/")[2] for name in archive.namelist()}
+            names = set(archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise LoadError(f"{file} is truncated or damaged") from error
+    members = {name.partition("/")[2] for name in names}
     if "constants.pkl" in members:
         raise LoadError(f"{file} is a TorchScript archive, whose Python source is gone: {_SAVE_AGAIN}")
-    if members & {"archive_format", "models/model.json"}:
-        raise LoadError(f"{file} {_BY_SUFFIX['.pt2']}")
+    if "models/model.json" in members:
+        return _EXPORTED
+    if "serialized_exported_program.json" in names:
+        raise LoadError(f"{file} was written by torch.export.save of an old torch: export the network again")
+    if file.suffix.lower() == ".pt2":  # of a truncated one, the pickle inside may be what is left of the archive
+        raise LoadError(f"{file} is truncated, damaged or no exported program")
     if "data.pkl" not in members:
         raise LoadError(f"{file} is a zip archive, but not one that torch.save wrote")
+    return _PICKLE
 
 
 def _unpickle(file: Path, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
@@ -144,7 +149,14 @@ def _unpickle(file: Path, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
     return found, trust.notes()
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _read_exported(file: Path, options: LoadOptions) -> tuple[ExportedNetwork, tuple[str, ...]]:
+    if not options.allow_pickle:
+        return read_exported(file), ()
+    network, note = read_unrestricted(file)
+    return network, (note,)
+
+
+def _read_safetensors(file: Path, _options: LoadOptions) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file as read
 
@@ -152,6 +164,13 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         return read(file), ()
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise LoadError(f"{file} is damaged or no safetensors file: {error}") from error
+
+
+_READERS: dict[str, Callable[[Path, LoadOptions], tuple[Any, tuple[str, ...]]]] = {
+    _PICKLE: _unpickle,
+    _EXPORTED: _read_exported,
+    _SAFETENSORS: _read_safetensors,
+}
 
 
 def _what_it_is(found: object) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
+from fxprune.capture.exported import ExportedNetwork
 from fxprune.capture.zoo_imports import first_line
 from fxprune.errors import CaptureError, OptionError
-from fxprune.program import Inputs
+from fxprune.program import Inputs, skeleton_of
 
 BATCH = 2  # a batch of one would hide every mistake that broadcasting forgives
 SIZES = (224, 32, 28, 64, 299)
@@ -97,6 +99,17 @@ def choose_inputs(
         return inputs, f"input {_text(shape)} chosen: {source}"
     what = f"none of {', '.join(dict.fromkeys(tried))} runs" if tried else "no input can be guessed for the network"
     raise CaptureError(f"{what} ({reason}): give the shape with --input, as in --input 1x3x224x224")
+
+
+def inputs_for(model: nn.Module, hint: tuple[int, ...] | None = None) -> tuple[Inputs, str]:
+    """Inputs that a network runs on, and a sentence saying where they are from: those it was exported with, or a guess
+    as `choose_inputs` makes it, on the meta device. Raises CaptureError.
+    """
+    if isinstance(model, ExportedNetwork):
+        shapes = [_text(tuple(one.shape)) for one in tree_leaves(model.inputs.args) if isinstance(one, Tensor)]
+        return model.inputs, f"input {', '.join(shapes)} chosen: the network was exported with it"
+    skeleton, _ = skeleton_of(model)
+    return choose_inputs(skeleton, hint)
 
 
 def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:

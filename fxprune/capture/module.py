@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
-from fxprune.capture.export import export_graph, structure_copy
+from fxprune.capture.export import export_graph, exported_program, structure_copy
+from fxprune.capture.exported import ExportedNetwork, from_program
 from fxprune.capture.names import check_names
 from fxprune.capture.plain import plain_weights
 from fxprune.capture.trace import bind_arguments, trace_modes
@@ -33,7 +35,16 @@ def as_inputs(example: Any) -> Inputs:
     return Inputs((example,))
 
 
-def check_model(model: object, *, shapes_only: bool = False) -> None:
+def as_network(model: object) -> nn.Module:
+    """The network to compile: an nn.Module as it is, an exported program as a network. Raises CaptureError as
+    `check_model` does.
+    """
+    if isinstance(model, ExportedProgram):
+        model = from_program(model)
+    return check_model(model)
+
+
+def check_model(model: object, *, shapes_only: bool = False) -> nn.Module:
     """Raise CaptureError for what is no network, has no numbers, or has names that are unsafe in source code."""
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("a ScriptModule has no Python source to trace: pass the nn.Module that it was made from")
@@ -47,6 +58,29 @@ def check_model(model: object, *, shapes_only: bool = False) -> None:
             raise CaptureError(f"{name} is not initialised yet: run the network once, then compile it")
         if tensor.is_meta and not shapes_only:
             raise CaptureError(f"{name} is on the meta device and holds no numbers: load the weights first")
+    return model
+
+
+def check_numbers(model: nn.Module) -> None:
+    """Raise CaptureError, naming the tensor, when a weight is NaN or infinite: nothing could be ranked or proved.
+
+    Buffers may hold infinities, as attention masks do; the statistics of batch norms may not.
+    """
+    for name, tensor in named_tensors(model).items():
+        if not (tensor.is_floating_point() or tensor.is_complex()) or _sums_up(tensor):
+            continue
+        strict = isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var"))
+        wrong = ~tensor.detach().isfinite() if strict else tensor.isnan()
+        if wrong.any():
+            raise CaptureError(
+                f"{name} holds {int(wrong.sum())} numbers that are NaN or infinite, of {tensor.numel()}: the training "
+                "that made it has diverged, or the file is damaged; use an earlier checkpoint"
+            )
+
+
+def _sums_up(tensor: Tensor) -> bool:
+    """A finite sum has finite terms; it is several times quicker than looking at each of them."""
+    return bool(tensor.detach().sum().isfinite())
 
 
 Trial = Callable[[Program], Program]
@@ -86,6 +120,8 @@ def capture(
     """
     check_model(model, shapes_only=shapes_only)
     inputs = as_inputs(example)
+    if isinstance(model, ExportedNetwork):
+        return _of_exported(model, inputs, trial)
     try:
         model, settled = plain_weights(model)
         skeleton, tensors = skeleton_of(model)
@@ -104,6 +140,16 @@ def capture(
     except Exception as error:
         program = _by_export(model, inputs, error, compare)
     return _with_unused(_with_settled(program, settled), model)
+
+
+def _of_exported(network: ExportedNetwork, inputs: Inputs, trial: Trial) -> Program:
+    """Nothing is traced: the graph is there. It has to run on the inputs, in both modes."""
+    try:
+        return _tried(exported_program(network, inputs), trial)
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise CaptureError(f"the exported program does not run on the example inputs: {brief(error)}") from error
 
 
 def _by_fx(

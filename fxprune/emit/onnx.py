@@ -71,17 +71,18 @@ def export_onnx(
     opset: int | None = None,
     metadata: Mapping[str, str] = MappingProxyType({}),
     batches: Sequence[int] = BATCHES,
+    dynamic_batch: bool = True,
 ) -> OnnxReport:
     """Write `module` in eval mode to `path`, replacing the file at once or not at all; the module is left as it was.
 
     Dimension 0 of every input tensor that shares the batch size (that of the first one) becomes the axis `batch`. Where
-    the network insists on a size it stays fixed at that of the example, and the report's notes say so. Inputs carry the
-    argument names of `forward`, outputs the keys of a dict, or `output`, or `output_0`, `output_1`, ...; an output that
-    has the name of an input gets a number. `metadata` goes into the file as it is. `batches` are the sizes at which the
-    file is compared with torch. Raises ExportError.
+    the network insists on a size, or without `dynamic_batch`, it stays that of the example, and the notes say so.
+    Inputs carry the argument names of `forward`, outputs the keys of a dict, or `output`, or `output_0`, `output_1`,
+    ...; an output that has the name of an input gets a number. `metadata` goes into the file as it is. `batches` are
+    the sizes at which the file is compared with torch. Raises ExportError.
     """
     _check_request(module, opset)
-    job = _Job(module, in_signature_order(module, inputs), Path(path), opset, metadata, batches)
+    job = _Job(module, in_signature_order(module, inputs), Path(path), opset, metadata, batches, dynamic_batch)
     with _evaluating(module), quiet():
         model, report = _first_that_works(job)
     with job.timed("write"):
@@ -121,6 +122,7 @@ class _Job:
     opset: int | None
     metadata: Mapping[str, str]
     batches: Sequence[int]
+    dynamic_batch: bool = True
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -141,8 +143,8 @@ class _Job:
 
 
 def _first_that_works(job: _Job) -> tuple[bytes, OnnxReport]:
-    reasons: list[str] = []
-    for dynamic in (True, False):
+    reasons = [] if job.dynamic_batch else ["the network was captured for this size only"]
+    for dynamic in (True, False) if job.dynamic_batch else (False,):
         for direct in (True, False):
             try:
                 model, report = _attempt(job, dynamic, direct)
