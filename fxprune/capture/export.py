@@ -70,7 +70,8 @@ def _program(graph: nn.Module, model: nn.Module, inputs: Inputs, notes: tuple[st
         notes += ("it was exported in training mode; batch norms and dropout were switched over for inference",)
         module.recompile()
         differs = True
-    return Program(module, real_tensors(module, tensors), inputs, train if differs else None, "export", notes, dynamic)
+    real = real_tensors(module, tensors)
+    return Program(module, real, inputs, train if differs else None, "export", notes, dynamic_batch=dynamic)
 
 
 def _keep_counters(module: fx.GraphModule, model: nn.Module, tensors: dict[str, Tensor]) -> None:
