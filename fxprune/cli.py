@@ -69,7 +69,7 @@ def compile_command(
     force: options.Force = False,
     opset: options.Opset = None,
     no_measure: options.NoMeasure = False,
-    threads: options.Threads = 1,
+    threads: options.RunThreads = None,
     dry_run: options.DryRun = False,
     widths: options.Widths = False,
     print_passes: options.PrintPasses = False,

@@ -175,7 +175,12 @@ DryRun = Annotated[bool, _flag("--dry-run", "Only say what would come out: width
 Widths = Annotated[bool, _flag("--widths", "List the widths of all layers, however many there are.", _OUT)]
 Opset = Annotated[int | None, _option("Operator set of the ONNX file, 18 or later.", _OUT, metavar="N")]
 NoMeasure = Annotated[bool, _flag("--no-measure", "Do not measure latency and memory, before and after.", _OUT)]
-Threads = Annotated[int, _option("Threads of each runtime that is measured.", _OUT, default="1", metavar="N", min=1)]
+_FEW = {"metavar": "N", "min": 1, "max": 1024}  # far more end in a crash of the runtimes
+Threads = Annotated[int, _option("Threads of each runtime that is measured.", _OUT, default="1", **_FEW)]
+RunThreads = Annotated[
+    int | None,
+    _option("Threads of torch, and of each runtime that is measured.", _OUT, default="all, 1 for measuring", **_FEW),
+]
 PrintPasses = Annotated[bool, _flag("--print-passes", "Print the program after each pass.", _OUT)]
 
 

@@ -33,7 +33,9 @@ def widths(report: Report, every: bool) -> RenderableType:
     table, legend = _parts_table(parts) if fold else _layers_table(layers, report.average_sparsity)
     met = {layer.decision for layer in layers}
     meanings = [(name, meaning) for name, meaning in _DECISIONS.items() if name in met]
-    title = "\nWidths (output channels, those of a row's layers added up)" if fold else "\nWidths (output channels)"
+    title = (
+        "\nWidths (output channels, added up over the layers of each part)" if fold else "\nWidths (output channels)"
+    )
     return Group(Text(title, style="bold"), table, Text(""), facts([*meanings, *legend]), Text(""))
 
 
@@ -51,13 +53,14 @@ def folded(layers: Sequence[LayerLine]) -> dict[str, list[LayerLine]]:
 
 
 def _parts_table(parts: dict[str, list[LayerLine]]) -> tuple[Table, Legend]:
-    table = plain_table("layers", "number", "before", "after", "decisions", right=("number", "before", "after"))
+    table = plain_table("part", "layers", "before", "after", "decisions", right=("layers", "before", "after"))
     for name, layers in parts.items():
         counts = Counter(layer.decision for layer in layers)
         decisions = ", ".join(f"{counts[one]} {one}" for one in _DECISIONS if one in counts)
+        decisions = decisions if len(layers) > 1 else layers[0].decision
         before, after = sum(layer.before for layer in layers), sum(layer.after for layer in layers)
         table.add_row(Text(name), f"{len(layers)}", f"{before:,}", _after(before, after), decisions)
-    return table, [("--widths", "lists each layer, and so does report.json")]
+    return table, [("--widths", "lists each layer")]
 
 
 def _layers_table(layers: Sequence[LayerLine], average: float | None) -> tuple[Table, Legend]:

@@ -40,7 +40,7 @@ class Request:
     force: bool
     opset: int | None
     measure: bool
-    threads: int
+    threads: int | None
     dry_run: bool
     passes_to: IO[str] | None
     quiet: bool
@@ -61,10 +61,14 @@ def compile_model(request: Request) -> Outcome:
     check_belonging(request.asked)
     with shown_phases(not request.quiet and request.passes_to is None) as clock:
         with phase("start"):
+            import torch
+
             import fxprune.pipeline  # noqa: F401 - takes its seconds here, not in a later phase
             from fxprune.options import Options
 
             Options(**request.asked)
+            if request.threads:
+                torch.set_num_threads(request.threads)
             given = given_inputs(request.inputs)
             check_opset(request.opset)
             if not request.dry_run:
@@ -96,7 +100,7 @@ def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, 
     done = replace(done, report=replace(done.report, notes=(*loaded.notes, *done.report.notes)))
     written = write_folder(
         done, folder, force=request.force, opset=request.opset, about=_about(loaded, inputs),
-        measure=_measurement(captured.program, done, request.threads) if request.measure else None,
+        measure=_measurement(captured.program, done, request.threads or 1) if request.measure else None,
     )  # fmt: skip
     return done.report, written, {**written.document, "folder": str(written.folder)}
 

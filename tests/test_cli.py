@@ -101,6 +101,8 @@ WRONG_OPTIONS = [
     ("--keep-rate 0.5 --average conv", ("--average has no effect with --keep-rate",)),
     ("--sparsity 0.5 --seed -1", ("seed", "-1")),
     ("--sparsity 0.5 --keep-weights --init kaiming", ("keep_weights",)),
+    ("--sparsity 0.5 --threads 0", ("--threads",)),
+    ("--sparsity 0.5 --threads 100000", ("--threads",)),
     ("--sparsity 0.5 --opset 7", ("--opset 7", "from 18 to")),
     ("--sparsity 0.5 --opset 1000", ("--opset 1000",)),
     ("--sparsity 0.5 --input 3x", ("--input '3x'",)),
@@ -311,6 +313,14 @@ def test_tables_fit_the_terminal(columns: int, workplace: Path, quick_onnx: None
     assert max(map(len, result.stdout.splitlines())) <= columns
     assert re.search(r"^a_layer_\w+ +8 +4 +shrunk", result.stdout, re.MULTILINE)
     assert bool(re.search(rf"^{name} +8 +4 +shrunk", result.stdout, re.MULTILINE)) == (columns == 200)
+
+
+def test_threads_are_those_of_torch(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert run("compile", "zoo:resnet8", "--sparsity", "0.9", "--dry-run", "--threads", "3").exit_code == 0
+    assert run("compile", "zoo:resnet8", "--sparsity", "0.9", "--dry-run").exit_code == 0
+    assert asked == [3]
 
 
 def test_interrupt_leaves_nothing_behind(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

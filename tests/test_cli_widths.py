@@ -60,7 +60,7 @@ def test_a_row_of_many_layers_adds_up() -> None:
     names = blocks(2, 20)
     layers = [*lines(names[:1]), *lines(names[1:11], "masked"), *lines(names[11:])]
     assert "layer0.*       40      400     160   30 shrunk, 10 masked" in text(layers)
-    assert "stem            1       10       4   1 shrunk" in text(layers)
+    assert "stem            1       10       4   shrunk" in text(layers)
     assert text(layers, every=True).count("  0.9000  ") == len(layers)
     assert "layer0.*" not in text(layers, every=True)
 
