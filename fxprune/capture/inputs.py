@@ -15,6 +15,7 @@ from fxprune.capture.exported import ExportedNetwork
 from fxprune.capture.zoo_imports import first_line
 from fxprune.errors import CaptureError, OptionError
 from fxprune.program import Inputs, skeleton_of
+from fxprune.quiet import quiet
 
 BATCH = 2  # a batch of one would hide every mistake that broadcasting forgives
 SIZES = (224, 32, 28, 64, 299)
@@ -110,6 +111,27 @@ def inputs_for(model: nn.Module, hint: tuple[int, ...] | None = None) -> tuple[I
         return model.inputs, f"input {', '.join(shapes)} chosen: the network was exported with it"
     skeleton, _ = skeleton_of(model)
     return choose_inputs(skeleton, hint)
+
+
+def check_run(model: nn.Module, inputs: Inputs) -> None:
+    """Run the network once, in eval mode, on the example inputs. Raises CaptureError that says what they do not fit.
+
+    model  a copy that nobody else uses, with numbers: its buffers may be written to
+    """
+    real = inputs.with_storage()
+    try:
+        with torch.no_grad(), quiet():
+            model.eval()(*real.args, **real.kwargs)
+    except Exception as error:
+        shapes = [
+            _text(tuple(one.shape)) for one in tree_leaves((real.args, dict(real.kwargs))) if isinstance(one, Tensor)
+        ]
+        first = first_convolution(model)
+        hint = f"; its first convolution, {first[0]}, takes {first[1].in_channels} channels" if first else ""
+        raise CaptureError(
+            f"{type(model).__name__} does not run on the example input {', '.join(shapes) or '(none)'}: "
+            f"{type(error).__name__}: {first_line(error)[:200]}{hint}. Give inputs that it takes (--input)"
+        ) from error
 
 
 def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:

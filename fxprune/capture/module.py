@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.export import export_graph, exported_program, structure_copy
 from fxprune.capture.exported import ExportedNetwork, from_program
+from fxprune.capture.inputs import check_run
 from fxprune.capture.names import check_names
 from fxprune.capture.plain import plain_weights
 from fxprune.capture.trace import bind_arguments, trace_modes
@@ -202,6 +203,8 @@ _SAME = 1e-3  # mostly the same calls in the same order; a lost one shows up as 
 
 
 def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare: bool) -> Program:
+    if not any(tensor.is_meta for tensor in named_tensors(model).values()):
+        check_run(structure_copy(model, clone_buffers=True), inputs)
     try:
         program = export_graph(model, inputs, brief(first_error))
         if compare:

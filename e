@@ -1,0 +1,1 @@
+error: the example inputs do not fit Sequential.forward: missing a required argument: 'input'
