@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,13 @@ def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path, module in small.named_modules():
         for attribute in ("groups", "num_groups", "num_channels", "normalized_shape", "unflattened_size", "padding"):
-            value = getattr(module, attribute, None)
-            if value != getattr(before[path], attribute, None):
+            value = vars(module).get(attribute)
+            if value != vars(before[path]).get(attribute):
                 found.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value
     return found
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fxprune.channels.groups import ChannelGroup, Couplings
-from fxprune.channels.layers import Labels
+from fxprune.channels.layers import Labels, varying
 from fxprune.channels.solve import Ints
 
 Scores = NDArray[np.float64]
@@ -58,33 +58,54 @@ def strongest(group: ChannelGroup, count: int, scores: Scores) -> Ints:
     return np.flatnonzero(rank < per_row)
 
 
-def channel_scores(couplings: Couplings, values: Iterable[tuple[str, Tensor]]) -> Scores:
+def channel_scores(
+    couplings: Couplings, values: Iterable[tuple[str, Tensor]], score: Callable[[Tensor], Tensor] | None = None
+) -> Scores:
     """Sum of `values` (masks or |w|, shaped as their weights) over each component's output entries, one number a
     root.
+
+    score   what to sum instead of the values themselves: an element-wise function, called with pieces of them, so that
+            a large weight needs little memory
     """
     outputs = {producer.weight: producer.outputs for producer in couplings.analysis.producers}
     scores = np.zeros(couplings.analysis.atoms.total)
     for name, value in values:
-        atoms, sums = _output_sums(couplings, name, outputs[name], value)
-        np.add.at(scores, couplings.components.root[atoms], sums)
+        layer = output_layer(couplings, couplings.analysis.parameter_labels[name], outputs[name])
+        atoms = layer.reshape(-1).numpy()
+        np.add.at(scores, couplings.components.root[atoms], _sums(value, layer, score))
     return scores
 
 
-def _output_sums(couplings: Couplings, name: str, outputs: Tensor, value: Tensor) -> tuple[Ints, Scores]:
-    """Atoms of a weight's output channels and the sum of `value` over each."""
-    labels = couplings.analysis.parameter_labels[name]
-    layer = output_layer(couplings, labels, outputs)
+def _sums(value: Tensor, layer: Tensor, score: Callable[[Tensor], Tensor] | None) -> Scores:
+    """Sums over the dimensions along which `layer` does not vary."""
     dims = tuple(dim for dim, size in enumerate(layer.shape) if size == 1)
     if value.dtype == torch.bool:  # a hundred times faster than torch's sum
-        return layer.reshape(-1).numpy(), np.count_nonzero(value.numpy(), axis=dims).astype(np.float64).reshape(-1)
+        counts: Scores = np.count_nonzero(value.numpy(), axis=dims).astype(np.float64).reshape(-1)
+        return counts
+    wide = varying(layer)
+    pieces = [value]
+    if score is not None and len(wide) == 1:
+        (dim,) = wide
+        pieces = list(value.split(max(1, _PIECE * value.shape[dim] // value.numel()), dim))
+    return np.concatenate([_sum(score(piece) if score else piece, dims) for piece in pieces])
+
+
+_PIECE = 1 << 16  # elements: a piece and its scores stay in the processor's cache
+
+
+def _sum(value: Tensor, dims: tuple[int, ...]) -> Scores:
+    """In float64, whatever the order of adding: numbers must not depend on the machine's vector length."""
     sums = value.sum(dims, dtype=torch.float64) if dims else value.to(torch.float64)
-    return layer.reshape(-1).numpy(), sums.reshape(-1).numpy()
+    found: Scores = sums.reshape(-1).numpy(force=True)
+    return found
 
 
 def output_layer(couplings: Couplings, labels: Labels, outputs: Tensor) -> Tensor:
     """The layer of a weight whose components are those of its outputs."""
-    wanted = np.unique(couplings.components.root[outputs.numpy()])
+    root = couplings.components.root
+    made = root[outputs.numpy()]
     for layer in labels.layers:
-        if np.array_equal(np.unique(couplings.components.root[layer.reshape(-1).numpy()]), wanted):
+        own = root[layer.reshape(-1).numpy()]
+        if np.array_equal(own, made) or np.array_equal(np.unique(own), np.unique(made)):
             return layer
     return labels.layers[0]

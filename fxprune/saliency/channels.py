@@ -22,6 +22,7 @@ from fxprune.errors import OptionError
 from fxprune.facts import Prunable
 from fxprune.program import Program, first_names
 from fxprune.saliency import Criterion
+from fxprune.saliency.magnitude import Magnitude
 
 REDUCTIONS = ("mean", "max", "sum", "first")
 Part = tuple[Ints, Scores]  # roots of one parameter's slices, and the score of each
@@ -43,7 +44,11 @@ class FromWeights:
     name: ClassVar[str] = "saliency"
 
     def scores(self, program: Program, couplings: Couplings) -> Scores:
-        return channel_scores(couplings, self.criterion.scores(program, list(program.fact(Prunable).kinds)))
+        names = list(program.fact(Prunable).kinds)
+        if isinstance(self.criterion, Magnitude):  # scores any piece of a weight without the rest
+            weights = ((name, program.tensors[name].detach()) for name in names)
+            return channel_scores(couplings, weights, self.criterion.of)
+        return channel_scores(couplings, self.criterion.scores(program, names))
 
 
 @dataclass(frozen=True)

@@ -18,4 +18,9 @@ class Magnitude:
     name: ClassVar[str] = "magnitude"
 
     def scores(self, program: Program, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        return ((name, program.tensors[name].detach().abs().float()) for name in names)
+        return ((name, self.of(program.tensors[name].detach())) for name in names)
+
+    @staticmethod
+    def of(weight: Tensor) -> Tensor:
+        """Scores of any part of a weight, from that part alone."""
+        return weight.abs().float()
