@@ -93,13 +93,15 @@ _ANSWERS: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
 
 @contextmanager
 def in_mode(module: nn.Module, mode: str) -> Iterator[None]:
-    """Train or eval mode, no gradients; the module is left in eval mode."""
-    module.train(mode == "train")
+    """Train or eval mode, no gradients; the module, which is in eval mode as a whole or not, is left in eval mode."""
+    if mode == "train" or module.training:
+        module.train(mode == "train")
     try:
         with torch.no_grad():
             yield
     finally:
-        module.eval()
+        if module.training:
+            module.eval()
 
 
 @contextmanager

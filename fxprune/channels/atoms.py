@@ -64,7 +64,7 @@ class Atoms:
     rectangles: list[tuple[Tensor, int]] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
     pieces: list[Tensor] = field(default_factory=list)  # of each of these, at least one entry must stay
-    _site_ids: dict[Site, int] = field(default_factory=dict)
+    _site_ids: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def fresh(self, name: str, dim: int, count: int, kind: str = "parameter") -> Tensor:
         """`count` new atoms, owned by dimension `dim` of `name`."""
@@ -87,18 +87,18 @@ class Atoms:
 
     def site(self, node: str, operator: str, reason: str = "") -> int:
         """The number of this site; equal sites share one."""
-        site = Site(node, operator, reason)
-        if site not in self._site_ids:
-            self._site_ids[site] = len(self.sites)
-            self.sites.append(site)
-        return self._site_ids[site]
+        known = self._site_ids.setdefault((node, operator, reason), len(self.sites))
+        if known == len(self.sites):
+            self.sites.append(Site(node, operator, reason))
+        return known
 
     def tie(self, left: Tensor, right: Tensor, site: int) -> None:
         """Entries of the two layers, broadcast against each other, are removed together or not at all."""
         if left is right:
             return
-        left, right = torch.broadcast_tensors(left, right)
-        self.ties.append((left.reshape(-1), right.reshape(-1), site))
+        if left.shape != right.shape:
+            left, right = torch.broadcast_tensors(left, right)
+        self.ties.append((left, right, site))
 
     def freeze(self, layer: Tensor, site: int) -> None:
         """None of these atoms may be removed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,13 +35,18 @@ def plain_layout(func: Any, result: Any) -> Any:
 
 
 def by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of an ATen call by schema name, defaults filled in."""
-    bound: dict[str, Any] = {}
-    for position, argument in enumerate(func._schema.arguments):
-        if position < len(args):
-            bound[argument.name] = args[position]
-        elif argument.name in kwargs:
-            bound[argument.name] = kwargs[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
+    """Arguments of an ATen call by schema name and in its order, defaults filled in."""
+    names, defaults = _signature(func)
+    bound = dict(zip(names, args, strict=False))
+    for name in names[len(args) :]:
+        if name in kwargs or name in defaults:
+            bound[name] = kwargs[name] if name in kwargs else defaults[name]
     return bound
+
+
+@cache
+def _signature(func: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Names of the arguments in order, and those with a default value."""
+    arguments = func._schema.arguments
+    defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
+    return tuple(argument.name for argument in arguments), defaults

@@ -195,6 +195,9 @@ class Context:
         """
         ndim = max(left.ndim, right.ndim)
         left, right = pad_left(left, ndim), pad_left(right, ndim)
+        if len(left.layers) == len(right.layers) == 1 and left.layers[0].shape == right.layers[0].shape:
+            self.tie(left.layers[0], right.layers[0])  # what the general way below comes to, most of the time
+            return left.layers
         ours = self._settle(left, right)
         theirs = self._settle(right, left)
         return tuple(ours + self._pair(ours, theirs))

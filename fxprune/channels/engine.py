@@ -231,10 +231,14 @@ class LabelWalker(fx.Interpreter):
         for node, result in self.waiting:
             self._remember(node, result)
 
+    def _leaf(self, node: fx.Node) -> nn.Module:
+        target = str(node.target)
+        return self.submodules[target] if target in self.submodules else self.module.get_submodule(target)
+
     def _known_call(self, node: fx.Node) -> KnownCall | None:
         """What a leaf of one argument is known to do with it; None where it has to be run."""
         source = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
-        return known_call(self.fetch_attr(str(node.target)), self.env[source]) if isinstance(source, fx.Node) else None
+        return known_call(self._leaf(node), self.env[source]) if isinstance(source, fx.Node) else None
 
     def _remember(self, node: fx.Node, result: Any) -> None:
         context = self.context
@@ -253,7 +257,7 @@ class LabelWalker(fx.Interpreter):
         """Why the inside of this leaf module cannot be rewritten; empty when it can."""
         if node.op != "call_module":
             return ""
-        module = self.fetch_attr(str(node.target))
+        module = self._leaf(node)
         if understood(module):
             return ""
         reason = f"inside {type(module).__name__}, whose own numbers fxprune does not know how to change"

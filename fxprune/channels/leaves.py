@@ -11,9 +11,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 def understood(module: nn.Module) -> bool:
     """True when every number the leaf holds can be derived from its parameters, or it holds nothing but settings."""
-    if hasattr(module, "parametrizations") or module._forward_hooks or module._forward_pre_hooks:
+    if "parametrizations" in module._modules or module._forward_hooks or module._forward_pre_hooks:
         return False
-    if any(isinstance(module, kind) for kind in _FOLLOWERS):
+    if _follower(module):
         return True
     return next(module.parameters(), None) is None and next(module.buffers(), None) is None
 
@@ -22,10 +22,16 @@ def follow_shapes(module: nn.Module) -> None:
     """Set in_channels, num_features and the like from the shapes of the module's parameters. `groups` is not
     touched.
     """
-    for kind, follow in _FOLLOWERS.items():
-        if isinstance(module, kind):
-            follow(module)
-            return
+    follow = _follower(module)
+    if follow:
+        follow(module)
+
+
+def _follower(module: nn.Module) -> Callable[[nn.Module], None] | None:
+    kind = type(module)
+    if kind not in _FOLLOWER_OF:
+        _FOLLOWER_OF[kind] = next((follow for known, follow in _FOLLOWERS.items() if issubclass(kind, known)), None)
+    return _FOLLOWER_OF[kind]
 
 
 def _convolution(module: nn.Module) -> None:
@@ -80,3 +86,4 @@ _FOLLOWERS: dict[type[nn.Module], Callable[[nn.Module], None]] = {
     nn.PReLU: _prelu,
     nn.Embedding: _embedding,
 }
+_FOLLOWER_OF: dict[type[nn.Module], Callable[[nn.Module], None] | None] = {}  # of every class met so far

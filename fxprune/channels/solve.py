@@ -19,19 +19,21 @@ class Ties:
 
     left: list[Ints] = field(default_factory=list)
     right: list[Ints] = field(default_factory=list)
-    sites: list[Ints] = field(default_factory=list)
+    sites: list[int] = field(default_factory=list)
 
     def add(self, left: Ints, right: Ints, site: int) -> None:
-        left, right = np.broadcast_arrays(left, right)
+        if left.shape != right.shape:
+            left, right = np.broadcast_arrays(left, right)
         self.left.append(left.reshape(-1))
         self.right.append(right.reshape(-1))
-        self.sites.append(np.full(left.size, site, dtype=np.int64))
+        self.sites.append(site)
 
     def arrays(self) -> tuple[Ints, Ints, Ints]:
         if not self.left:
             none = np.zeros(0, dtype=np.int64)
             return none, none, none
-        return np.concatenate(self.left), np.concatenate(self.right), np.concatenate(self.sites)
+        sites = np.repeat(np.array(self.sites, dtype=np.int64), [len(one) for one in self.left])
+        return np.concatenate(self.left), np.concatenate(self.right), sites
 
 
 @dataclass(frozen=True)
