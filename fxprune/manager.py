@@ -60,7 +60,7 @@ class PassManager:
             raise
         except Exception as error:
             raise PassError(f"{where} failed: {type(error).__name__}: {error}") from error
-        fault = inconsistency(result, program if done else None)
+        fault = inconsistency(result, program if self.done else None)
         if fault:
             raise PassError(f"{where} left the program inconsistent: {fault}")
         return result
