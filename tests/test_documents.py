@@ -60,7 +60,7 @@ def test_commands_within_sentences_exist(page: Path) -> None:
     known = {
         name: {"--help", *(flag for one in command.params for flag in one.opts)} for name, command in commands.items()
     }
-    known["--help"] = known["--version"] = {"--help", "--version"}
+    known |= {flag: {flag} for flag in ("--help", "--version", "--install-completion")}
     anywhere = set.union(*known.values(), {"--update-golden"})
     spans = [span.split() for span in re.findall(r"`((?:fxprune |--)[^`]+)`", text)]
     wrong = [" ".join(words) for words in spans if words[0] == "fxprune" and words[1] not in known]
