@@ -51,6 +51,7 @@ def compile_command(
     keep_rate: options.KeepRate = None,
     only: options.Only = None,
     ignore: options.Ignore = None,
+    submodule: options.Submodule = None,
     approximate: options.Approximate = None,
     no_proof: options.NoProof = False,
     criterion: options.Criterion = "magnitude",
@@ -87,6 +88,7 @@ def compile_command(
         "keep_rate": keep_rate,
         "only": only or None,
         "ignore": ignore or None,
+        "submodule": submodule,
         "approximate": approximate,
         "proof": not no_proof,
         "criterion": criterion,
@@ -155,6 +157,7 @@ def bench_command(
 def explain_command(
     model: options.Model,
     layer: options.Layer = None,
+    submodule: options.Submodule = None,
     input: options.Input = None,
     arch: options.Arch = None,
     trust: options.Trust = None,
@@ -164,7 +167,8 @@ def explain_command(
     traceback: options.Traceback = False,
 ) -> None:
     """Show which channels of MODEL go together, which cannot be removed, and why."""
-    origin, found = cli_work.explain(model, input or (), LoadOptions(trust or (), arch, allow_pickle), quiet)
+    loading = LoadOptions(trust or (), arch, allow_pickle)
+    origin, found = cli_work.explain(model, input or (), loading, quiet, submodule)
     from fxprune.cli_explain import coupled, coupled_view, overview
     from fxprune.cli_layout import show
 

@@ -89,6 +89,9 @@ Sparsities = Annotated[list[float], _option("Fraction of weights to do without; 
 KeepRate = Annotated[float | None, _option("Or: fraction of channels that every layer keeps.", _WHAT, metavar="R")]
 Only = Annotated[list[str] | None, _option("Only layers whose names match; repeatable.", _WHAT, metavar="GLOB")]
 Ignore = Annotated[list[str] | None, _option("No layers whose names match; repeatable.", _WHAT, metavar="GLOB")]
+Submodule = Annotated[
+    str | None, _option("Only this module, as backbone.body; the rest may be untraceable.", _WHAT, metavar="NAME")
+]
 Approximate = Annotated[
     Literal["cut", "freeze"] | None,
     _option(

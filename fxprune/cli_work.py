@@ -73,7 +73,7 @@ def compile_model(request: Request) -> Outcome:
             check_opset(request.opset)
             if not request.dry_run:
                 _check_folder(request.output, request.force)
-        loaded, inputs = _ready(request.model, request.loading, given)
+        loaded, inputs = _ready(request.model, request.loading, given, request.asked.get("submodule"))
         work = _dry_run if request.dry_run else _compile
         report, written, document = work(request, loaded, inputs)
     return Outcome(report, written, document, clock.seconds())
@@ -105,16 +105,18 @@ def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, 
     return done.report, written, {**written.document, "folder": str(written.folder)}
 
 
-def explain(model: str, inputs: Sequence[str], loading: LoadOptions, quiet: bool) -> tuple[str, Explanation]:
+def explain(
+    model: str, inputs: Sequence[str], loading: LoadOptions, quiet: bool, submodule: str | None = None
+) -> tuple[str, Explanation]:
     """(what was analysed, the answers)."""
     with shown_phases(not quiet):
         with phase("start"):
             from fxprune.explanation import explain as analysed
 
             given = given_inputs(inputs)
-        loaded, chosen = _ready(model, loading, given)
+        loaded, chosen = _ready(model, loading, given, submodule)
         with phase("analyse"):
-            found = analysed(loaded.module, chosen)
+            found = analysed(loaded.module, chosen, submodule=submodule)
     return loaded.origin, replace(found, notes=(*loaded.notes, *found.notes))
 
 
@@ -168,7 +170,9 @@ def _check_folder(folder: Path | None, force: bool) -> None:
         check_folder(folder, force)
 
 
-def _ready(model: str, options: LoadOptions, given: Inputs | None) -> tuple[Loaded, Inputs]:
+def _ready(
+    model: str, options: LoadOptions, given: Inputs | None, submodule: str | None = None
+) -> tuple[Loaded, Inputs]:
     """The network, and inputs that fit: the given ones, or chosen ones with a note saying how they were found."""
     from fxprune.capture.load import load
     from fxprune.capture.names import check_names
@@ -179,15 +183,19 @@ def _ready(model: str, options: LoadOptions, given: Inputs | None) -> tuple[Load
     if given:
         return loaded, given
     with phase("choose input"):
-        inputs, note = _chosen_inputs(loaded)
+        inputs, note = _chosen_inputs(loaded, submodule)
     return replace(loaded, notes=(note, *loaded.notes)), inputs
 
 
-def _chosen_inputs(loaded: Loaded) -> tuple[Inputs, str]:
+def _chosen_inputs(loaded: Loaded, submodule: str | None) -> tuple[Inputs, str]:
     """Inputs that fit, and a note saying how they were found. On the CPU: the ONNX export needs real tensors."""
     from fxprune.capture.inputs import inputs_for
+    from fxprune.submodule import choose_for_part
 
-    inputs, note = inputs_for(loaded.module, loaded.input_hint)
+    if submodule is None:
+        inputs, note = inputs_for(loaded.module, loaded.input_hint)
+    else:
+        inputs, note = choose_for_part(loaded.module, submodule, loaded.input_hint)
     return inputs.with_storage(), note
 
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from fxprune.channels.groups import Couplings
 from fxprune.cost import cost
-from fxprune.emit.module import CompiledModule, build_module, plain_state
+from fxprune.emit.module import build_module, plain_state
 from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport
 from fxprune.program import Program, named_tensors
 from fxprune.proof import FAINT
 from fxprune.recipe import Recipe
 from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
+from fxprune.submodule import Whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +29,23 @@ class Compiled:
     program  the cut network on its way: a graph over a skeleton without numbers, and its tensors
     report   asked, decided, achieved, repaired, frozen and why
     recipe   what was kept, in the user's names; `recipe.apply(model)` repeats it
+    whole    the given network, where only a part of it was compiled: then `program` is the part, `module` a copy of the
+             whole with the part replaced
     """
 
     program: Program
     report: Report
     recipe: Recipe
+    whole: Whole | None = None
 
     @cached_property
-    def module(self) -> CompiledModule:
+    def module(self) -> nn.Module:
         """The trainable network, in train mode, always the same object. Takes and returns what the given model did.
 
         Module and parameter names are those of the given model. A masked weight is a parametrisation: its zeros stay
         zero whatever an optimiser does.
         """
-        return build_module(self.program)
+        return self.whole.rebuilt(self.program) if self.whole else build_module(self.program)
 
     def state_dict(self) -> dict[str, Tensor]:
         """State of `module` under plain names: effective weights, and each mask as `<weight>_mask`."""
@@ -49,6 +53,7 @@ class Compiled:
 
     def to_onnx(self, path: str | Path, *, opset: int | None = None) -> Any:
         """Write `module` as it is now to one ONNX file, masks multiplied in, and compare it with torch in onnxruntime.
+        Of a network that was compiled in part, the part alone.
 
         The batch size stays free where the network allows it. `opset`: a number from 18 on, None for the default.
         Returns the OnnxReport (opset, whether the batch is free, largest difference). Raises ExportError.
@@ -68,8 +73,8 @@ class Compiled:
     def _baked(self) -> nn.Module:
         """The module without parametrisations, with the numbers it has now."""
         baked = build_module(self.program, bake=True)
-        state = {name: value for name, value in self.state_dict().items() if not name.endswith("_mask")}
-        baked.load_state_dict(state, strict=True)
+        known = baked.state_dict()
+        baked.load_state_dict({name: one for name, one in self.state_dict().items() if name in known}, strict=True)
         return baked.eval()
 
 

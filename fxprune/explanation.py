@@ -12,14 +12,14 @@ import networkx as nx
 import torch
 from torch import fx, nn
 
-from fxprune.capture.inputs import inputs_for
-from fxprune.capture.module import as_network, capture
+from fxprune.capture.module import as_network
 from fxprune.channels.atoms import Site
 from fxprune.channels.first_walk import first_walk, take_analysis
 from fxprune.channels.graph import coupled_with, coupling_graph
 from fxprune.channels.groups import ChannelGroup, Couplings, Member, couple
 from fxprune.metarun import plain_mode
 from fxprune.program import Program
+from fxprune.submodule import capture_chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,25 +75,25 @@ class Explanation:
         }
 
 
-def explain(model: nn.Module, example_inputs: Any = None, *, approximate: str = "cut") -> Explanation:
+def explain(
+    model: nn.Module, example_inputs: Any = None, *, approximate: str = "cut", submodule: str | None = None
+) -> Explanation:
     """Analyse a network without changing it: which channels go together, which stay, and why.
 
     model, example_inputs   as for `compile`
     approximate             channels behind a normalisation over channels: "cut" (they may go, and are flagged) or
                             "freeze"
+    submodule               look at this module of the network alone, as "backbone.body"
 
     Raises CaptureError when the network cannot be traced or the inputs do not fit.
     """
     with plain_mode():
-        return _explain(as_network(model), example_inputs, approximate)
+        return _explain(as_network(model), example_inputs, approximate, submodule)
 
 
-def _explain(model: nn.Module, example_inputs: Any, approximate: str) -> Explanation:
-    notes: tuple[str, ...] = ()
-    if example_inputs is None:
-        example_inputs, note = inputs_for(model)
-        notes = (note,)
-    program = capture(model, example_inputs, record_sources=True, trial=first_walk(approximate))
+def _explain(model: nn.Module, example_inputs: Any, approximate: str, submodule: str | None) -> Explanation:
+    trial = first_walk(approximate)
+    program, notes = capture_chosen(model, example_inputs, submodule, record_sources=True, trial=trial)
     program, analysis = take_analysis(program, approximate)
     couplings = couple(analysis)
     sources = {node.name: _last_line(node) for _, graph in program.graphs() for node in graph.nodes}

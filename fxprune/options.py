@@ -52,6 +52,7 @@ class Options:
     retry: bool = True
     only: Sequence[str] | None = None
     ignore: Sequence[str] | None = None
+    submodule: str | None = None
     method: str | None = None
 
     def __post_init__(self) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from fxprune.budget import Budget, one_budget, search
-from fxprune.capture.inputs import inputs_for
-from fxprune.capture.module import as_network, capture, check_numbers
+from fxprune.capture.module import as_network, check_numbers
 from fxprune.channels.first_walk import first_walk
 from fxprune.channels.groups import Couplings
 from fxprune.compiled import Compiled, make_recipe, make_report
 from fxprune.cost import Cost, cost
+from fxprune.errors import OptionError
 from fxprune.facts import Shrunk
 from fxprune.fold import fold_statistics
 from fxprune.manager import Observer, PassManager
@@ -29,6 +29,7 @@ from fxprune.report import Report
 from fxprune.saliency import criterion as criterion_named
 from fxprune.saliency.remembered import Remembered
 from fxprune.saliency.trial import Data, as_data
+from fxprune.submodule import Whole, capture_chosen
 
 _ALMOST_ALL = 0.99999  # the far end of a search: every layer that can be cut is down to its last channels
 
@@ -77,6 +78,7 @@ def compile(
     retry: bool = True,
     only: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
+    submodule: str | None = None,
     method: str | None = None,
     target_params: float | None = None,
     target_macs: float | None = None,
@@ -117,6 +119,8 @@ def compile(
     proof           run dense and cut network in float64 and compare
     retry           leave groups alone that the proof refuses; False: raise ProofError instead
     only, ignore    shell patterns of module names to take part or stay out
+    submodule       compile this module of the network alone, as "backbone.body": only it has to be traceable. Its
+                    inputs are those it gets when the network runs on the example inputs, its outputs keep their widths
     method          a whole method by name, which sets several of the above: see `fxprune.methods`
     target_params, target_macs, target_size
                     instead of sparsity or keep_rate, the most that the result may cost: parameters stored, MACs of one
@@ -131,7 +135,7 @@ def compile(
         method, one_budget(target_params, target_macs, target_size), sparsity=sparsity, keep_rate=keep_rate,
         select=select, pool=pool, reduction=reduction, criterion=criterion, ranking=ranking, policy=policy,
         coupling=coupling, average=average, init=init, seed=seed, keep_weights=keep_weights, approximate=approximate,
-        proof=proof, retry=retry, only=only, ignore=ignore,
+        proof=proof, retry=retry, only=only, ignore=ignore, submodule=submodule,
     )  # fmt: skip
     with plain_mode():
         return _compile(model, example_inputs, options, budget, as_data(data), observers)
@@ -178,15 +182,13 @@ def _compile(
     *,
     dry: bool = False,
 ) -> Compiled:
-    notes: tuple[str, ...] = ()
+    if options.submodule is not None and data is not None:
+        raise OptionError("data belongs to the whole network: channels of a submodule cannot be ranked by it")
     model = as_network(model)
     check_numbers(model)
     with measured() as clock, phase("capture"):
-        if example_inputs is None:
-            example_inputs, note = inputs_for(model)
-            notes = (note,)
-        compare = options.proof and not dry
-        program = capture(model, example_inputs, compare=compare, trial=first_walk(options.inexact))
+        compare, trial = options.proof and not dry, first_walk(options.inexact)
+        program, notes = capture_chosen(model, example_inputs, options.submodule, compare=compare, trial=trial)
         if options.inexact == "freeze":
             program = fold_statistics(program)
     manager = PassManager(starting_passes(options), observers, clock.seconds())
@@ -198,7 +200,8 @@ def _compile(
         notes += (f"target: {budget.kind} of at most {budget.limit:g}",)
     last = cutting_passes(replace(options, proof=False))[:1] if dry else cutting_passes(options)
     manager.passes = [*deciding_passes(options, data), *last]
-    return _run(program, options, manager, notes)
+    done = _run(program, options, manager, notes)
+    return replace(done, whole=Whole(model, options.submodule)) if options.submodule else done
 
 
 def _run(program: Program, options: Options, manager: PassManager, notes: tuple[str, ...]) -> Compiled:

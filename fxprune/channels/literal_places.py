@@ -106,7 +106,8 @@ def _roll(patcher: Patcher, node: fx.Node) -> None:
 
 
 @owns(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-@owns(_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default, _aten.conv_transpose2d.input)
+@owns(_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default)
+@owns(_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input)
 @owns(_aten.conv1d.padding, _aten.conv2d.padding, _aten.conv3d.padding)
 def _conv(patcher: Patcher, node: fx.Node) -> None:
     for claim in patcher.claimed(node, "groups"):
