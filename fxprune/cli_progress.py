@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING
 
 from fxprune.phases import Clock, measured
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.live import Live
 
 _WORTH_NAMING = 0.05  # seconds
 
@@ -19,17 +20,19 @@ _WORTH_NAMING = 0.05  # seconds
 def shown_phases(wanted: bool) -> Iterator[Clock]:
     """A clock whose phases are shown on stderr while they run; what was shown vanishes at the end.
 
-    Shows nothing unless stderr is a terminal.
+    Shows nothing unless stderr is a terminal. What the user's network or script prints meanwhile goes to stderr, too:
+    stdout holds what a command answers and nothing else.
     """
-    with measured() as clock:
-        if not (wanted and sys.stderr.isatty()):
-            yield clock
-            return
-        from rich.console import Console
-        from rich.live import Live
+    shown = wanted and sys.stderr.isatty()
+    with measured() as clock, _screen(clock) if shown else nullcontext(), redirect_stdout(sys.stderr):
+        yield clock
 
-        with Live(_View(clock), console=Console(file=sys.stderr), transient=True, redirect_stdout=False):
-            yield clock
+
+def _screen(clock: Clock) -> Live:
+    from rich.console import Console
+    from rich.live import Live
+
+    return Live(_View(clock), console=Console(file=sys.stderr), transient=True, redirect_stdout=False)
 
 
 class _View:

@@ -315,6 +315,34 @@ def test_tables_fit_the_terminal(columns: int, workplace: Path, quick_onnx: None
     assert bool(re.search(rf"^{name} +8 +4 +shrunk", result.stdout, re.MULTILINE)) == (columns == 200)
 
 
+TALKATIVE = """
+import torch
+from torch import nn
+
+print("hello")
+
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        print("again")
+        return super().forward(x)
+
+
+if __name__ == "__main__":
+    torch.save(Net(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), "net.pt")
+"""
+
+
+def test_json_stands_alone_on_stdout(workplace: Path) -> None:
+    (workplace / "train.py").write_text(TALKATIVE)
+    subprocess.run([sys.executable, "train.py"], check=True, capture_output=True)
+    line = ("compile", "net.pt", "--trust", "train.py", "--sparsity", "0.5", "--dry-run", "--json")
+    result = run(*line)
+    assert json.loads(result.stdout)["model"] == "net.pt", result.stderr
+    assert "hello" in result.stderr and "again" in result.stderr
+    refused(run("compile", "missing.pt", "--sparsity", "0.5", "--json"), "missing.pt does not exist")
+
+
 def test_threads_are_those_of_torch(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
