@@ -114,3 +114,21 @@ def grouped_shuffled_grouped() -> nn.Module:
     """8 channels a conv group meet rows of 8 after the shuffle, in threes: sets that take as many from every row go."""
     grouped = {name: conv(24, 24, 1, groups=3) for name in ("a", "b")}
     return Net(_shuffled_twice, stem=conv(3, 24), dw=conv(24, 24, groups=24), head=conv(24, 4, 1), **grouped)
+
+
+@network(
+    {"q.weight": (6, 3, 1, 1), "kv.weight": (10, 3, 1, 1), "c.weight": (4, 4, 1, 1)},
+    silenced=("q.weight", "q.bias"),
+)
+def keys_and_values_split_in_each_head() -> nn.Module:
+    """Heads stand beside the batch, and 6 keys and 4 values behind each other in each head (Vaswani et al., HaloNet,
+    CVPR 2021): every head loses the same ones.
+    """
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        query = s.q(x).reshape(-1, 6, 48)
+        key, value = s.kv(x).reshape(-1, 10, 48).split([6, 4], dim=1)
+        weights = (query.transpose(1, 2) @ key).softmax(-1)
+        return s.c((value @ weights.transpose(1, 2)).reshape(-1, 8, 8, 6).relu())
+
+    return Net(run, q=conv(3, 12, 1), kv=conv(3, 20, 1), c=conv(8, 4, 1))

@@ -63,6 +63,10 @@ class Context:
         name = self.names.get(id(tensor))
         return None if name is None or name in self.parameter_labels or name in self.opaque else name
 
+    def is_parameter(self, labels: Labels) -> bool:
+        """Whether these are the labels that a parameter began with."""
+        return labels.source is not None and self.parameter_labels.get(labels.source) is labels
+
     def begin_with(self, tensor: Tensor, name: str, layers: tuple[Tensor, ...]) -> Labels:
         """Give a parameter its first labels (grouped convolutions lay them out in their own way)."""
         labels = Labels(tuple(tensor.shape), layers, name)

@@ -67,12 +67,19 @@ def fold_wide(ctx: Context, labels: Labels, dim: int) -> Labels:
     return Labels(labels.shape, tuple(layers), labels.source)
 
 
+def _in_one_way(ctx: Context, labels: Labels, dim: int) -> Labels:
+    """A tensor's joint layers are rectangles: along whichever of their dimensions channels go in the end, the pieces are
+    the same everywhere. The joint layers of a parameter need not be.
+    """
+    return fold_wide(ctx, labels, dim) if ctx.is_parameter(labels) else labels
+
+
 @rule("select", "split", "split_with_sizes", "unbind", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes")
 def cut(ctx: Context, call: Call) -> None:
     """Take pieces along one dimension. A piece of one channel freezes that channel."""
     tensor = call.tensor("self")
     dim = call.arguments["dim"] % tensor.ndim
-    labels = fold_wide(ctx, ctx.of(tensor), dim)
+    labels = _in_one_way(ctx, ctx.of(tensor), dim)
     run = _runner(call)
     single = isinstance(call.result, Tensor)
     pieces: list[list[Tensor]] = [[] for _ in call.results()]
@@ -91,7 +98,7 @@ def sliced(ctx: Context, call: Call) -> None:
     dim = call.arguments["dim"] % tensor.ndim
     labels = ctx.of(tensor)
     if call.result.shape[dim] != tensor.shape[dim]:
-        labels = fold_wide(ctx, labels, dim)
+        labels = _in_one_way(ctx, labels, dim)
         _tie_runs(ctx, labels, dim, call)
     ctx.label(call.result, move(labels, _runner(call)), labels.source, piece=True)
 
