@@ -132,3 +132,14 @@ def keys_and_values_split_in_each_head() -> nn.Module:
         return s.c((value @ weights.transpose(1, 2)).reshape(-1, 8, 8, 6).relu())
 
     return Net(run, q=conv(3, 12, 1), kv=conv(3, 20, 1), c=conv(8, 4, 1))
+
+
+@network({"a.weight": (4, 3, 3, 3), "c.weight": (5, 4, 1, 1), "fc.weight": (5, 5)}, inexact=True)
+def extremes_over_channels() -> nn.Module:
+    """Spatial attention by the largest and the smallest channel, in both spellings."""
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = s.a(x)
+        return s.fc(pooled(s.c(x * (x.amax(1, keepdim=True) - x.min(dim=1, keepdim=True)[0])).relu()))
+
+    return Net(run, a=conv(3, 8), c=conv(8, 10, 1), fc=nn.Linear(10, 5))

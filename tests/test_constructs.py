@@ -165,11 +165,18 @@ def _weighed_by_mean(s: Net, x: Tensor, recipe: fxprune.Recipe) -> Tensor:
     return s.fc(pooled(s.c(x * mean).relu()))
 
 
+def _weighed_by_extremes(s: Net, x: Tensor, recipe: fxprune.Recipe) -> Tensor:
+    x = s.a(x)
+    kept = x[:, recipe.kept["a.weight"][0]]
+    return s.fc(pooled(s.c(x * (kept.amax(1, keepdim=True) - kept.amin(1, keepdim=True))).relu()))
+
+
 BY_HAND: dict[str, Callable[..., Tensor]] = {
     "weight_standardised": _standardised,
     "group_norm_part": _part_of_a_group,
     "layer_norm": _layer_normalised,
     "mean_over_channels": _weighed_by_mean,
+    "extremes_over_channels": _weighed_by_extremes,
     "group_norm_whole": _part_of_a_group,
 }
 
@@ -181,6 +188,7 @@ REASONS = {
     "group_norm_part": "group normalisation over part of a group",
     "layer_norm": "layer normalisation over channels",
     "mean_over_channels": "a mean over channels",
+    "extremes_over_channels": "the extreme one of all channels",
 }
 
 
@@ -205,6 +213,7 @@ LEFT = {
     "group_norm_part": {"a.weight": (4, 3, 3, 3), "norm.weight": (4,)},
     "layer_norm": {"a.weight": (8, 3, 3, 3), "up.weight": (7, 8)},
     "mean_over_channels": {"a.weight": (8, 3, 3, 3), "c.weight": (5, 8, 1, 1)},
+    "extremes_over_channels": {"a.weight": (8, 3, 3, 3), "c.weight": (5, 8, 1, 1)},
 }
 
 

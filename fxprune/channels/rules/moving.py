@@ -68,8 +68,8 @@ def fold_wide(ctx: Context, labels: Labels, dim: int) -> Labels:
 
 
 def _in_one_way(ctx: Context, labels: Labels, dim: int) -> Labels:
-    """A tensor's joint layers are rectangles: along whichever of their dimensions channels go in the end, the pieces are
-    the same everywhere. The joint layers of a parameter need not be.
+    """A tensor's joint layers are rectangles: along whichever dimension channels go in the end, the pieces are the same
+    everywhere. The joint layers of a parameter need not be.
     """
     return fold_wide(ctx, labels, dim) if ctx.is_parameter(labels) else labels
 

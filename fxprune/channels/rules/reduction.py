@@ -46,7 +46,7 @@ def summed(ctx: Context, call: Call) -> None:
     """A channel that is gone adds nothing: exact. A norm of order 0 or below is no sum but a count or a minimum."""
     order = call.arguments.get("ord", call.arguments.get("p", 2))
     if order is not None and order <= 0:
-        extreme(ctx, call)
+        compared(ctx, call)
         return
     _reduce(ctx, call, lambda layer: ctx.contracted(0, layer))
 
@@ -54,12 +54,24 @@ def summed(ctx: Context, call: Call) -> None:
 @rule("mean", "var", "std", "var_mean", "std_mean")
 def averaged(ctx: Context, call: Call) -> None:
     """An average over channels changes when some of them leave."""
-    tensor = call.tensor("self")
-    before = ctx.of(tensor)
+    _statistic(ctx, call, "a mean over channels")
+
+
+@rule("amax", "amin", "max", "min")
+def extreme(ctx: Context, call: Call) -> None:
+    """So does the largest one (the spatial attention of CBAM, Woo et al., ECCV 2018)."""
+    if "other" in call.arguments:  # max(a, b) is element-wise
+        ctx.label(call.result, ctx.unify(ctx.of(call.tensor("self")), ctx.of(call.tensor("other"))))
+        return
+    _statistic(ctx, call, "the extreme one of all channels")
+
+
+def _statistic(ctx: Context, call: Call, reason: str) -> None:
+    before = ctx.of(call.tensor("self"))
     flagged = []
 
     def gone(layer: Tensor) -> None:
-        if ctx.inexact(layer, "a mean over channels"):
+        if ctx.inexact(layer, reason):
             flagged.append(layer)
 
     _reduce(ctx, call, gone)
@@ -69,12 +81,9 @@ def averaged(ctx: Context, call: Call) -> None:
         ctx.normalisations.append(Normalisation(ctx.key, (before,), after))
 
 
-@rule("amax", "amin", "max", "min", "argmax", "argmin", "prod", "logsumexp", "any", "all", "aminmax", "median", "mode")
-def extreme(ctx: Context, call: Call) -> None:
-    """The extreme one may be any of them: none can go."""
-    if "other" in call.arguments:  # max(a, b) is element-wise
-        ctx.label(call.result, ctx.unify(ctx.of(call.tensor("self")), ctx.of(call.tensor("other"))))
-        return
+@rule("argmax", "argmin", "prod", "logsumexp", "any", "all", "aminmax", "median", "mode")
+def compared(ctx: Context, call: Call) -> None:
+    """The result may hang on any of them: none can go."""
     _reduce(ctx, call, lambda layer: ctx.freeze(layer, "compared with each other"))
 
 
