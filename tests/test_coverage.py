@@ -1,0 +1,81 @@
+"""The coverage sweep: a right network passes, a wrong cut is called wrong, and the page counts both."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+
+import coverage_checks
+from coverage_networks import Network
+from coverage_page import page
+
+import fxprune
+
+
+class Small(nn.Module):
+    """A convolution, a norm over its channels, and a head: approximate where weights are drawn anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image_size = 12
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 3), nn.LayerNorm(8), nn.Conv2d(8, 6, 3)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        out: Tensor = self.fc(self.b(x).relu().mean((2, 3)))
+        return out
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(coverage_checks, "built", lambda spec: coverage_checks.randomise(Small()))
+
+
+def record(spec: str = "timm:small") -> dict[str, Any]:
+    return coverage_checks.measure(spec, (0.5,), onnx=False) | {"total": 1.0}
+
+
+def test_a_right_network(small: None) -> None:
+    found = record()
+    assert found["status"] == "ok" and found["faults"] == [] and found["shape"] == (3, 12, 12)
+    assert found["exact"]["by"] == "oracle, kept channels" and found["exact"]["error"] <= 1e-9
+    assert found["kept_weights"]["share"] < found["share"] == 1.0
+
+
+def test_a_wrong_cut_is_called_wrong(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled network has one weight that it should not have."""
+    right = fxprune.compile
+
+    def wrong(*args: Any, **options: Any) -> fxprune.Compiled:
+        done = right(*args, **options)
+        with torch.no_grad():
+            done.module.get_parameter("b.weight")[0, 0] += 0.01
+        return done
+
+    monkeypatch.setattr(fxprune, "compile", wrong)
+    found = record()
+    assert found["status"] == "wrong" and "exact: differs from the oracle" in found["faults"]
+
+
+def test_whatever_a_network_raises_is_noted(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Small, "forward", lambda self, x: self.a(x).nonsense())
+    with pytest.raises(RuntimeError, match="no picture fits"):
+        record()
+
+
+def test_page(small: None) -> None:
+    networks = [Network(f"timm:{name}", "small", 1000, True) for name in ("good", "bad", "late")]
+    known = {"timm:good": record("timm:good"), "timm:bad": record("timm:bad")}
+    known["timm:bad"] |= {"status": "wrong", "faults": ["exact: differs | badly"]}
+    text = page(networks, known)
+    assert "| timm | 2 of 3 | 1 | 1 | 2 | 100.00% of 2 |" in text
+    assert "| timm:bad | wrong | exact: differs / badly |" in text and "late" not in text
