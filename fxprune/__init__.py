@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from fxprune.artefacts import load
     from fxprune.compiled import Compiled
     from fxprune.errors import FxpruneError
     from fxprune.explanation import Explanation, explain
@@ -29,6 +30,7 @@ __all__ = [
     "apply",
     "compile",
     "explain",
+    "load",
     "plan",
 ]
 
@@ -40,6 +42,7 @@ _HOMES = {
     "StructureLearner": "fxprune.learner",
     "compile": "fxprune.pipeline",
     "explain": "fxprune.explanation",
+    "load": "fxprune.artefacts",
     "plan": "fxprune.planning",
 }
 

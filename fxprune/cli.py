@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fxprune import cli_bench, cli_work
+from fxprune import cli_artefacts, cli_bench, cli_work
 from fxprune import cli_options as options
 from fxprune.capture.options import LoadOptions
 from fxprune.cli_config import names_from_file
@@ -123,6 +123,58 @@ def compile_command(
         from fxprune.cli_report import summary
 
         show(summary(outcome, widths))
+
+
+@app.command("export")
+@one_line_errors
+def export_command(
+    folder: cli_artefacts.Folder,
+    weights: cli_artefacts.Trained = None,
+    output: cli_artefacts.OnnxFile = None,
+    opset: options.Opset = None,
+    force: cli_artefacts.ReplaceFile = False,
+    trust: cli_artefacts.TrustSource = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Write the network of FOLDER as ONNX with the weights that training has given it.
+
+    fxprune export model-fxprune --weights trained.pt
+    """
+    report = cli_artefacts.run_export(
+        folder, weights, output, opset=opset, force=force, trust=trust, quiet=quiet
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(cli_artefacts.export_document(report), indent=1))
+    elif not quiet:
+        from fxprune.cli_layout import show
+
+        show(cli_artefacts.export_view(report))
+
+
+@app.command("verify")
+@one_line_errors
+def verify_command(
+    folder: cli_artefacts.Folder,
+    trust: cli_artefacts.TrustSource = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Check that FOLDER is whole: hashes, weights against the recipe, masks, ONNX against torch.
+
+    fxprune verify model-fxprune
+    """
+    checks = cli_artefacts.run_verify(folder, trust=trust, quiet=quiet)
+    if as_json:
+        print(json.dumps(cli_artefacts.verify_document(folder, checks), indent=1))
+    elif not quiet:
+        from fxprune.cli_layout import show
+
+        show(cli_artefacts.verify_view(checks))
+    if not all(one.ok for one in checks):
+        raise typer.Exit(1)
 
 
 @app.command("bench")

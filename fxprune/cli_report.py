@@ -83,8 +83,9 @@ def _outcome(report: Report, written: Written | None) -> Iterator[tuple[str, str
         return
     yield "proof", _proof(report)
     onnx = written.onnx
-    batch = "any batch size" if onnx.dynamic_batch else "a fixed batch size"
-    yield "ONNX", f"opset {onnx.opset}, {batch}; differs from torch by {onnx.difference:.1e} of the largest output"
+    if onnx:
+        batch = "any batch size" if onnx.dynamic_batch else "a fixed batch size"
+        yield "ONNX", f"opset {onnx.opset}, {batch}; differs from torch by {onnx.difference:.1e} of the largest output"
     yield "written", f"{written.folder}/"
 
 
@@ -135,7 +136,7 @@ def _remarks(report: Report, written: Written | None) -> Iterator[tuple[str, str
         yield "refused", f"group {index} stays, the proof found fault with cutting it: {reason}"
     if report.front_end != "fx":
         yield "captured", f"with torch.{report.front_end}"
-    for note in (*report.notes, *(written.onnx.notes if written else ())):
+    for note in (*report.notes, *(written.notes if written else ())):
         yield "note", note
     if written and written.measured:
         yield from measured_facts(written.measured)

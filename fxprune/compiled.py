@@ -6,20 +6,24 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.channels.groups import Couplings
 from fxprune.cost import cost
-from fxprune.emit.module import build_module, plain_state
-from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport
+from fxprune.emit.module import build_module, plain_state, with_tied_names
+from fxprune.example import described
+from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport, WeightMasks
 from fxprune.program import Program, named_tensors
 from fxprune.proof import FAINT
 from fxprune.recipe import Recipe
 from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
 from fxprune.submodule import Whole
+
+if TYPE_CHECKING:
+    from fxprune.emit.source_proof import ProvedSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,19 @@ class Compiled:
             metadata=metadata,
             dynamic_batch=self.program.dynamic_batch,
         )
+
+    def to_source(self) -> ProvedSource:
+        """Source of `module` that stands alone on torch, run and compared with it. Raises ExportError where the network
+        cannot be written as source, or was compiled in part only.
+        """
+        from fxprune.emit.source import write_source
+        from fxprune.emit.source_proof import prove_source
+        from fxprune.emit.source_text import SourceError
+
+        if self.whole:
+            raise SourceError(f"only {self.whole.path} was compiled, and the rest of the network has no graph")
+        source = write_source(self.program, self.recipe.masks)
+        return prove_source(source, self.module, self.program.inputs)
 
     def _baked(self) -> nn.Module:
         """The module without parametrisations, with the numbers it has now."""
@@ -130,15 +147,23 @@ def make_recipe(dense: Program, small: Program, asked: dict[str, Any]) -> Recipe
             for name, tensor in named_tensors(dense.module).items()
             if name in shrunk.kept or name in shrunk.kept_per_group
         },
-        indices={name: values.tolist() for name, values in shrunk.renumbered.items()},
+        indices={name: values.reshape(-1).tolist() for name, values in shrunk.renumbered.items()},
         patched=shrunk.patched,
         folded=small.folded,
+        masks={name: int(mask.count_nonzero()) for name, mask in _masks(small).items()},
+        constants=small.constants,
+        inputs=described(small.inputs),
+        dynamic_batch=small.dynamic_batch,
         options=asked,
         versions={"fxprune": _version("fxprune"), "torch": torch.__version__},
     )
 
 
-def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, Any]]:
+def _masks(small: Program) -> dict[str, Tensor]:
+    return with_tied_names(small, small.fact(WeightMasks).masks) if WeightMasks in small.facts else {}
+
+
+def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, Any]:
     """Numbers of leaf modules that shapes do not tell."""
     before = dict(dense.named_modules())
     found: dict[str, dict[str, Any]] = {}

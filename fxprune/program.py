@@ -51,6 +51,7 @@ class Program:
     folded      weights that hold what the network's own code computes from them
     dynamic_batch  whether the graphs work with any batch size, or with that of `inputs` only
     facts       what passes found out, one object a type; a rewrite drops them
+    constants   names of tensors that the model's own state dict does not have
     """
 
     module: fx.GraphModule
@@ -62,6 +63,7 @@ class Program:
     folded: tuple[str, ...] = ()
     dynamic_batch: bool = True
     facts: Mapping[type, Any] = field(default_factory=dict)
+    constants: tuple[str, ...] = ()
 
     def fact(self, kind: type[Fact]) -> Fact:
         """The fact of this type. Raises PassError when no pass has stated it (or a rewrite has dropped it)."""

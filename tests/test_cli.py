@@ -29,7 +29,7 @@ from fxprune.passes.sensitivity import POLICIES
 from fxprune.saliency import CRITERIA, criterion
 from fxprune.saliency.selections import SELECTIONS
 
-FILES = ["model.onnx", "model.safetensors", "recipe.json", "report.json"]
+FILES = ["model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json"]
 pytestmark = pytest.mark.usefixtures("workplace")
 
 
@@ -246,7 +246,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         assert all(tensors[name].shape[int(dim)] == len(kept) for dim, kept in dims.items())
     masks = {name.removesuffix("_mask"): mask for name, mask in tensors.items() if name.endswith("_mask")}
     assert all((tensors[name][mask == 0] == 0).all() for name, mask in masks.items())
-    assert report["files"] == {name: (folder / name).stat().st_size for name in FILES[:3]}
+    assert report["files"] == {name: (folder / name).stat().st_size for name in FILES[:4]}
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ import torch
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
+from fxprune.emit import atomic
 from fxprune.emit import folder as folders
 from fxprune.emit.onnx import OnnxReport
-from fxprune.errors import ExportError
+from fxprune.emit.source import Source
+from fxprune.emit.source_proof import ProvedSource
+from fxprune.emit.source_text import SourceError
+from fxprune.errors import ExportError, OptionError
+from fxprune.recipe import Recipe
 
-FILES = ["model.onnx", "model.safetensors", "recipe.json", "report.json"]
+FILES = ["model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json"]
 
 
 @pytest.fixture
@@ -33,10 +39,9 @@ class Done:
         def to_dict() -> dict[str, Any]:
             return {"notes": []}
 
-    class recipe:
-        @staticmethod
-        def to_json() -> str:
-            return "{}"
+    recipe = Recipe(
+        kept={}, kept_per_group={}, numbers={}, shapes={}, indices={}, patched=(), options={}, versions={}
+    )  # fmt: skip
 
     def __init__(self, value: float = 1.0) -> None:
         self.weight = torch.full((2, 3), value)
@@ -46,12 +51,15 @@ class Done:
 
     def to_onnx(self, path: Path, *, opset: int | None = None) -> OnnxReport:
         path.write_bytes(b"onnx")
-        return OnnxReport(path, 4, 20, ("x",), ("output",), True, 1e-7, {})
+        return OnnxReport(path, 4, 20, ("x",), ("output",), True, 1e-7, {}, ("the batch is fixed",))
+
+    def to_source(self) -> ProvedSource:
+        return ProvedSource(Source("source", "Net", ()), 0.0, 0.0)
 
 
-def write(folder: Path, value: float = 1.0, force: bool = False) -> folders.Written:
+def write(folder: Path, value: float = 1.0, force: bool = False, **more: Any) -> folders.Written:
     done: Any = Done(value)
-    return folders.write_folder(done, folder, force=force)
+    return folders.write_folder(done, folder, force=force, **more)
 
 
 def test_folders_above_are_made_and_tied_weights_are_written(workplace: Path) -> None:
@@ -94,10 +102,11 @@ def test_force_does_not_replace_what_fxprune_did_not_write(workplace: Path, monk
     assert value_in(workplace / "out") == 1.0
 
 
-@pytest.mark.parametrize("failing", [1, 2])
-def test_swap_that_fails_brings_the_old_folder_back(
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_rename_that_fails_brings_the_old_folder_back(
     failing: int, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where folders cannot be exchanged in one step: the box gets its name, the old folder goes, the new one comes."""
     write(workplace / "out")
     rename, calls = os.rename, []
 
@@ -108,10 +117,119 @@ def test_swap_that_fails_brings_the_old_folder_back(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fail)
+    monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
     with pytest.raises(ExportError, match="cannot write .*out: No space left on device"):
         write(workplace / "out", 2.0, force=True)
     assert value_in(workplace / "out") == 1.0
     assert [one.name for one in workplace.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_folder_is_there_all_the_time_where_it_can_be(
+    at_once: bool, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: with two renames there is a moment without it."""
+    seen = []
+    if not at_once:
+        monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda *paths: (rename(*paths), seen.append((workplace / "out").exists())))
+    write(workplace / "out")
+    seen.clear()
+    write(workplace / "out", 2.0, force=True)
+    assert all(seen) is at_once
+    assert value_in(workplace / "out") == 2.0
+
+
+def test_boxes_of_killed_runs_are_removed_and_those_of_living_ones_are_not(workplace: Path) -> None:
+    (workplace / ".out.killed.part" / "new").mkdir(parents=True)
+    (workplace / ".other.killed.part").mkdir()
+    with atomic.new_folder(workplace / "out", lambda: None):
+        (living,) = (one for one in workplace.glob(".out.*.part") if one.name != ".out.killed.part")
+        assert not (workplace / ".out.killed.part").exists()
+        write(workplace / "out")
+        assert living.exists()
+    assert sorted(one.name for one in workplace.iterdir()) == [".other.killed.part", "out"]
+
+
+def test_folder_that_a_killed_run_had_moved_away_comes_back(workplace: Path) -> None:
+    write(workplace / "out")
+    box = workplace / ".out.killed.part"
+    box.mkdir()
+    (workplace / "out").rename(box / "old")
+    with pytest.raises(ExportError, match="exists already"):
+        write(workplace / "out", 2.0)
+    assert value_in(workplace / "out") == 1.0 and not box.exists()
+
+
+def test_full_disk_leaves_nothing(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ExportError, match="cannot write .*out: No space left on device"):
+        write(workplace / "out")
+    assert list(workplace.iterdir()) == []
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize("left_out", ["onnx", "source", "weights"])
+def test_artefacts_that_nobody_asked_for_are_left_out(left_out: str, workplace: Path) -> None:
+    emit = [one for one in folders.EMITTED if one != left_out]
+    written = write(workplace / "out", emit=emit)
+    missing = {"onnx": "model.onnx", "source": "model.py", "weights": "model.safetensors"}[left_out]
+    assert sorted(written.sizes) == [name for name in FILES if name != missing]
+    recipe = Recipe.from_json((workplace / "out" / "recipe.json").read_bytes())
+    assert missing not in recipe.files and len(recipe.files) == 2
+    assert written.document.get("onnx") is None if left_out == "onnx" else written.document["onnx"]
+
+
+@pytest.mark.parametrize("emit", [["onnx", "tflite"], "onnx"])
+def test_unknown_artefacts_are_refused(emit: Any, workplace: Path) -> None:
+    with pytest.raises(OptionError, match="choose from onnx, source, weights"):
+        write(workplace / "out", emit=emit)
+    assert not (workplace / "out").exists()
+
+
+def test_onnx_for_measuring_alone_is_not_kept(workplace: Path) -> None:
+    seen = []
+
+    def measure(report: OnnxReport) -> None:
+        seen.append(report.path.exists())
+
+    written = write(workplace / "out", emit=["weights"], measure=measure)
+    assert seen == [True] and written.onnx is None
+    assert sorted(one.name for one in (workplace / "out").iterdir()) == FILES[2:]
+
+
+def test_network_that_has_no_source_is_written_without_and_says_so(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Done) -> ProvedSource:
+        raise SourceError("act is a layer of my_train.py")
+
+    monkeypatch.setattr(Done, "to_source", refuse)
+    written = write(workplace / "out")
+    assert "model.py" not in written.sizes
+    assert written.notes == ("the batch is fixed", "there is no model.py: act is a layer of my_train.py")
+    assert written.document["source"] == {"left_out": "act is a layer of my_train.py"}
+
+
+def test_hashes_are_those_of_the_files(workplace: Path) -> None:
+    write(workplace / "out")
+    recipe = Recipe.from_json((workplace / "out" / "recipe.json").read_bytes())
+    for name, digest in recipe.files.items():
+        assert hashlib.sha256((workplace / "out" / name).read_bytes()).hexdigest() == digest
+
+
+def test_bytes_that_python_leaves_do_not_hinder_replacing(workplace: Path) -> None:
+    write(workplace / "out")
+    (workplace / "out" / "__pycache__").mkdir()
+    (workplace / "out" / "__pycache__" / "model.cpython-311.pyc").touch()
+    write(workplace / "out", 2.0, force=True)
+    assert sorted(one.name for one in (workplace / "out").iterdir()) == FILES
 
 
 def test_folder_without_permission_is_refused_at_once(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ PUBLIC = [
     "apply",
     "compile",
     "explain",
+    "load",
     "plan",
 ]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune import Compiled, zoo
+from fxprune import Compiled, Recipe, zoo
 from fxprune.capture.zoo_imports import import_torchvision
 from fxprune.errors import RewriteError
 
@@ -192,8 +192,8 @@ def test_refuses_a_network_of_other_dimensions() -> None:
 def test_text_is_sorted_json_with_everything_in_it() -> None:
     recipe = compiled(Grouped(), 8).recipe
     content = json.loads(recipe.to_json())
-    parts = {"kept", "kept_per_group", "numbers", "shapes", "indices", "patched", "folded", "options", "versions"}
-    assert set(content) == parts
+    assert set(content) == set(Recipe.model_fields)
+    assert (content["format"], content["version"]) == ("fxprune-recipe", 1)
     assert content["kept"]["first.weight"] == {"0": recipe.kept["first.weight"][0]}
     assert content["options"]["keep_rate"] == 0.5 and content["options"]["select"] == "random"
     assert content["versions"]["torch"] == torch.__version__

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.capture.architectures import load_weights
-from fxprune.capture.checkpoints import find_network, find_state
+from fxprune.capture.checkpoints import State, find_network, find_state
 from fxprune.capture.exported import ExportedNetwork
 from fxprune.capture.exported_file import read_exported, read_unrestricted
 from fxprune.capture.loaded import Loaded
@@ -30,6 +30,7 @@ _BY_SUFFIX = {
     ".onnx": "is an ONNX file: give the torch network it was made from",
     ".json": "is JSON: of weights in several files merge the parts into one and give that",
 }
+_NETWORK_IS_KNOWN = LoadOptions(arch="known")
 _PICKLE, _EXPORTED, _SAFETENSORS = "pickle", "exported", "safetensors"
 
 
@@ -46,6 +47,18 @@ def load_file(path: str | Path, options: LoadOptions | None = None) -> Loaded:
     found, notes = _READERS[_check_kind(file, options)](file, options)
     loaded = _with_weights(file, found, options) if options.arch else _whole(file, found)
     return replace(loaded, origin=file.name, name=file.stem, notes=(*notes, *loaded.notes))
+
+
+def read_weights(path: str | Path) -> State:
+    """The weights in a file, for a network that is known; no code of the file is run. Raises LoadError."""
+    file = Path(path)
+    kind = _check_kind(file, _NETWORK_IS_KNOWN)
+    if kind == _EXPORTED:
+        raise LoadError(f"{file} is an exported program, not weights: torch.save the network's state_dict()")
+    read = _read_safetensors if kind == _SAFETENSORS else _unpickle
+    found, _ = read(file, _NETWORK_IS_KNOWN)
+    state, _ = find_state(found, str(file))
+    return state
 
 
 def _with_weights(file: Path, found: Any, options: LoadOptions) -> Loaded:

@@ -140,6 +140,7 @@ def capture(
         raise
     except Exception as error:
         program = _by_export(model, inputs, error, compare)
+    program = replace(program, constants=_constants(program, model))
     return _with_unused(_with_settled(program, settled), model)
 
 
@@ -228,6 +229,16 @@ def _with_settled(program: Program, names: tuple[str, ...]) -> Program:
         return program
     note = f"{len(names)} weights that the network computes at each call are plain weights now: {', '.join(names[:5])}"
     return replace(program, notes=(*program.notes, note))
+
+
+def _constants(program: Program, model: nn.Module) -> tuple[str, ...]:
+    """Tensors of the program that a state dict of the model leaves out: made in forward, or not persistent."""
+    kept = {
+        f"{path}.{name}".lstrip(".")
+        for path, part in model.named_modules(remove_duplicate=False)
+        for name in (*part._parameters, *part._buffers.keys() - part._non_persistent_buffers_set)
+    }
+    return tuple(name for name in program.tensors if name not in kept)
 
 
 def _with_unused(program: Program, model: nn.Module) -> Program:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from safetensors.torch import save
 from torch import Tensor
 
+from fxprune.emit.atomic import new_folder
 from fxprune.emit.onnx import OnnxReport
-from fxprune.errors import ExportError
+from fxprune.emit.source_proof import ProvedSource
+from fxprune.emit.source_text import SourceError
+from fxprune.errors import ExportError, OptionError
 from fxprune.phases import measured, phase, seconds_so_far
 from fxprune.recipe import Recipe
 from fxprune.report import Report
 from fxprune.runtime.measured import Measured
 
-ARTEFACTS = ("model.onnx", "model.safetensors", "recipe.json", "report.json")
+EMITTED = ("onnx", "source", "weights")
+ARTEFACTS = ("model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json")
+_LEFT_BY_PYTHON = "__pycache__"  # by whoever imports model.py
 
 
 class Result(Protocol):
@@ -37,17 +41,20 @@ class Result(Protocol):
 
     def to_onnx(self, path: str | Path, *, opset: int | None = None) -> Any: ...
 
+    def to_source(self) -> ProvedSource: ...
+
 
 @dataclass(frozen=True)
 class Written:
-    """What lies in the folder. `sizes` in bytes by file name; `document` is the content of report.json; `measured` is
-    None when nobody asked for it.
+    """What lies in the folder. `sizes` in bytes by file name; `document` is the content of report.json; `notes` say
+    what a reader of the files should know; `onnx` and `measured` are None when nobody asked for them.
     """
 
     folder: Path
-    onnx: OnnxReport
+    onnx: OnnxReport | None
     sizes: Mapping[str, int]
     document: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
     measured: Measured | None = None
 
 
@@ -69,7 +76,7 @@ def _check_replaceable(folder: Path, force: bool) -> None:
         raise ExportError(f"{folder} exists already: replace it with --force, or name another output folder with -o")
     if Path.cwd().is_relative_to(folder.resolve()):
         raise ExportError(f"{folder} cannot be replaced from inside it: name another output folder with -o")
-    foreign = sorted({entry.name for entry in folder.iterdir()}.difference(ARTEFACTS))
+    foreign = sorted({entry.name for entry in folder.iterdir()}.difference(ARTEFACTS, [_LEFT_BY_PYTHON]))
     if foreign:
         raise ExportError(
             f"{folder} is not replaced, because it holds {', '.join(foreign[:3])}{' and more' * (len(foreign) > 3)}, "
@@ -83,61 +90,99 @@ def write_folder(
     *,
     force: bool = False,
     opset: int | None = None,
+    emit: Collection[str] = EMITTED,
     about: Mapping[str, Any] | None = None,
     measure: Callable[[OnnxReport], Measured] | None = None,
 ) -> Written:
-    """Write all artefacts of a compilation into `folder`, creating the folders above it.
+    """Write the artefacts of a compilation into `folder`, creating the folders above it.
 
     force    replace a folder that an earlier call wrote, whole
     opset    of the ONNX file, see `export_onnx`
+    emit     which of "onnx", "source" and "weights" to write; recipe.json and report.json are always written
     about    what report.json says first: plain data
     measure  called with the ONNX file, where it lies before everything is moved to `folder`
 
-    model.safetensors holds `done.state_dict()`; a tied tensor is in it under each of its names. Everything is written
-    to a temporary folder beside `folder`, which is renamed at the end. Raises ExportError.
+    model.safetensors holds `done.state_dict()`; a tied tensor is in it under each of its names. model.py has been run
+    and compared with the network, or is left out, and the notes say why. The folder appears whole or not at all. Raises
+    ExportError, OptionError for an `emit` that does not exist.
     """
+    _check_emit(emit)
     check_folder(folder, force)
     try:
-        with measured(), _draft(folder.resolve(), force) as draft:
-            with phase("export"):
-                onnx = done.to_onnx(draft / "model.onnx", opset=opset)
-            with phase("write"):
-                (draft / "model.safetensors").write_bytes(save(_apart(done.state_dict())))
-                (draft / "recipe.json").write_text(done.recipe.to_json(), "utf-8")
-            measured_now = measure(onnx) if measure else None
+        with measured(), new_folder(folder.resolve(), lambda: check_folder(folder, force)) as draft:
+            found = _write_all(done, draft, emit, opset, measure)
             report = done.report.to_dict()
-            document = {**(about or {}), **report, "onnx": _onnx_part(onnx), "files": _sizes(draft)}
-            document |= {"measured": measured_now.to_dict()} if measured_now else {}
+            document = {**(about or {}), **report, **found.parts(), "files": _sizes(draft)}
             document["seconds"] = {**seconds_so_far(), **report.get("seconds", {})}
             (draft / "report.json").write_text(json.dumps(document, indent=1), "utf-8")
             sizes = _sizes(draft)
     except OSError as error:
         raise ExportError(f"cannot write {folder}: {error.strerror or error}") from error
-    return Written(folder, onnx, sizes, document, measured_now)
+    return Written(folder, found.onnx, sizes, document, found.notes(), found.measured)
 
 
-@contextmanager
-def _draft(folder: Path, force: bool) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` when all went well, and vanishes otherwise."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(".part", f".{folder.name}.", folder.parent, ignore_cleanup_errors=True) as box:
-        draft, old = Path(box) / "new", Path(box) / "old"
-        draft.mkdir()
-        yield draft
-        check_folder(folder, force)  # again: writing took a while
-        _swap(draft, folder, old)
+def _check_emit(emit: Collection[str]) -> None:
+    unknown = [name for name in emit if name not in EMITTED]
+    if unknown or isinstance(emit, str):
+        raise OptionError(f"{emit!r} is nothing to emit: choose from {', '.join(EMITTED)}")
 
 
-def _swap(draft: Path, folder: Path, old: Path) -> None:
-    """`folder` moves to `old` and `draft` to `folder`; what was there comes back when that is interrupted."""
-    try:
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(draft, folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        raise
+@dataclass
+class _Found:
+    """What there is to say about the files. `left_out` is why there is no model.py though it was asked for."""
+
+    onnx: OnnxReport | None = None
+    source: ProvedSource | None = None
+    left_out: str = ""
+    measured: Measured | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """Of report.json."""
+        found = {"onnx": _plain(self.onnx, "path"), "source": _plain(self.source, "source")}
+        if self.left_out:
+            found["source"] = {"left_out": self.left_out}
+        if self.measured:
+            found["measured"] = self.measured.to_dict()
+        return {name: part for name, part in found.items() if part is not None}
+
+    def notes(self) -> tuple[str, ...]:
+        left_out = (f"there is no model.py: {self.left_out}",) if self.left_out else ()
+        parts = [part.notes for part in (self.onnx, self.source) if part is not None]
+        return (*(note for notes in parts for note in notes), *left_out)
+
+
+def _write_all(
+    done: Result,
+    draft: Path,
+    emit: Collection[str],
+    opset: int | None,
+    measure: Callable[[OnnxReport], Measured] | None,
+) -> _Found:
+    """Everything but report.json."""
+    found = _Found()
+    if "onnx" in emit or measure:
+        with phase("export"):
+            onnx = done.to_onnx((draft if "onnx" in emit else draft.parent) / "model.onnx", opset=opset)
+        found.onnx = onnx if "onnx" in emit else None
+    with phase("write"):
+        if "source" in emit:
+            try:
+                found.source = done.to_source()
+                (draft / "model.py").write_text(found.source.source.text, "utf-8")
+            except SourceError as error:
+                found.left_out = str(error)
+        if "weights" in emit:
+            (draft / "model.safetensors").write_bytes(save(_apart(done.state_dict())))
+        recipe = done.recipe.with_files({name: _sha256(draft / name) for name in _sizes(draft)})
+        (draft / "recipe.json").write_text(recipe.to_json(), "utf-8")
+    if measure:
+        found.measured = measure(onnx)
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,6 +200,6 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in ARTEFACTS if (folder / name).exists()}
 
 
-def _onnx_part(onnx: OnnxReport) -> dict[str, Any]:
-    """All but the path, which names the temporary folder."""
-    return {name: value for name, value in asdict(onnx).items() if name != "path"}
+def _plain(part: OnnxReport | ProvedSource | None, left_out: str) -> dict[str, Any] | None:
+    """All but the path, which names the temporary folder, or the text, which is a file of its own."""
+    return None if part is None else {name: value for name, value in asdict(part).items() if name != left_out}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrize
 from fxprune.copying import copied
 from fxprune.errors import ExportError
 from fxprune.facts import WeightMasks
-from fxprune.program import Program, materialise
+from fxprune.program import Program, first_names, materialise
 
 
 class WeightMask(nn.Module):
@@ -48,6 +49,17 @@ class CompiledModule(fx.GraphModule):
             self.graph = wanted
         return self
 
+    def recompile(self) -> Any:
+        """A network that owns a masked weight itself has become a subclass of itself; fx would give that one a second
+        wrapper around calls, which would call itself for ever.
+        """
+        code = super().recompile()
+        kind = type(self)
+        if any("_wrapped_call" in vars(base) for base in kind.__mro__[1:]):
+            for name in {"__call__", "_wrapped_call"}.intersection(vars(kind)):
+                delattr(kind, name)
+        return code
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickling a graph module keeps one graph; a network that needs two would come back as another one."""
         if self._graphs[True] is not self._graphs[False]:
@@ -79,9 +91,15 @@ def build_module(program: Program, *, bake: bool = False) -> CompiledModule:
     tensors = {name: _own(tensor) for name, tensor in program.tensors.items()}
     compiled = materialise(program.module, tensors, CompiledModule)
     compiled.hold(None if program.train_graph is None else copied(program.train_graph))
-    for weight, mask in masks.items():
+    for weight, mask in with_tied_names(program, masks).items():
         _apply_mask(compiled, weight, mask, bake)
     return compiled.eval() if bake else compiled.train()
+
+
+def with_tied_names(program: Program, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks by every name of their weights: a tied weight is masked wherever it is used."""
+    further = {name: masks[first] for name, first in first_names(program).items() if first in masks}
+    return {**masks, **further}
 
 
 def _own(tensor: Tensor) -> Tensor:
