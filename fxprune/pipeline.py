@@ -114,8 +114,8 @@ def compile(
                     "keep": never
     seed            of everything that is drawn, 0 to 2**32 - 1; equal seeds give equal results
     keep_weights    keep the surviving weights instead of drawing fresh ones
-    approximate     channels behind a statistic over channels, such as LayerNorm: "cut" (default when weights are drawn anew) or
-                    "freeze"
+    approximate     channels behind a statistic over channels, such as LayerNorm: "cut" (default when weights are drawn
+                    anew) or "freeze"
     proof           run dense and cut network in float64 and compare
     retry           leave groups alone that the proof refuses; False: raise ProofError instead
     only, ignore    shell patterns of module names to take part or stay out
