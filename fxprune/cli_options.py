@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fxprune.cli_config import from_file
-from fxprune.cli_values import models, specs
+from fxprune.cli_values import EMITTED, models, specs
 
 _FILE, _WHAT, _WIDTHS, _WEIGHTS, _OUT = "Model files", "What to remove", "How widths are decided", "Weights", "Output"
 
@@ -172,6 +172,16 @@ Seed = Annotated[int, _option("Seed of everything that is drawn.", _WEIGHTS, def
 Output = Annotated[
     Path | None,
     _option("Folder to write.", _OUT, "--output", "-o", default="NAME-fxprune", metavar="FOLDER"),
+]
+Emit = Annotated[
+    list[str] | None,
+    _option(
+        "What to write beside recipe.json and report.json: onnx, source, weights, or several with commas between them.",
+        _OUT,
+        default="all three",
+        metavar="WHAT",
+        autocompletion=lambda: list(EMITTED),
+    ),
 ]
 Force = Annotated[bool, _flag("--force", "Replace the folder of an earlier run.", _OUT)]
 DryRun = Annotated[bool, _flag("--dry-run", "Only say what would come out: widths and costs. Writes nothing.", _OUT)]

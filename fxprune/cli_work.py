@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fxprune.cli_progress import shown_phases
+from fxprune.cli_values import EMITTED
 from fxprune.errors import OptionError
 from fxprune.phases import phase, seconds_so_far
 
@@ -37,6 +38,7 @@ class Request:
     inputs: Sequence[str]
     loading: LoadOptions
     output: Path | None
+    emit: Sequence[str]
     force: bool
     opset: int | None
     measure: bool
@@ -99,7 +101,7 @@ def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, 
     done = compile(loaded.module, inputs, **request.asked, observers=observers)
     done = replace(done, report=replace(done.report, notes=(*loaded.notes, *done.report.notes)))
     written = write_folder(
-        done, folder, force=request.force, opset=request.opset, about=_about(loaded, inputs),
+        done, folder, force=request.force, opset=request.opset, emit=request.emit, about=_about(loaded, inputs),
         measure=_measurement(captured.program, done, request.threads or 1) if request.measure else None,
     )  # fmt: skip
     return done.report, written, {**written.document, "folder": str(written.folder)}
@@ -142,6 +144,17 @@ def settled(asked: Mapping[str, Any], from_file: Container[str]) -> dict[str, An
     ways = [way for way in _BELONG if len(given) == 1 and way not in given]
     overruled = [name for way in ways for name in (way, *_BELONG[way]) if name in from_file]
     return {name: value for name, value in asked.items() if name not in overruled}
+
+
+def emitted(texts: Sequence[str], opset: int | None) -> tuple[str, ...]:
+    """What --emit asks for, each value one name or several with commas; everything without any. Raises OptionError."""
+    names = [name.strip() for text in texts for name in text.split(",")] or EMITTED
+    for name in names:
+        if name not in EMITTED:
+            raise OptionError(f"--emit {name!r} cannot be written: choose from {', '.join(EMITTED)}")
+    if opset is not None and "onnx" not in names:
+        raise OptionError("--opset has no effect without model.onnx: leave it out, or add onnx to --emit")
+    return tuple(dict.fromkeys(names))
 
 
 def check_opset(opset: int | None) -> None:

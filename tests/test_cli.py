@@ -57,7 +57,7 @@ def test_help_shows_every_option_of_compile() -> None:
     wanted = (
         "--sparsity --keep-rate --select --criterion --policy --coupling --average --init --seed --keep-weights "
         "--approximate --no-proof --only --ignore --input --arch --trust --allow-pickle --output -o --force "
-        "--print-passes --json --quiet --opset --traceback --dry-run --widths --config"
+        "--print-passes --json --quiet --opset --traceback --dry-run --widths --config --emit --threads --no-measure"
     )
     assert [name for name in wanted.split() if f"{name} " not in text] == []
 
@@ -101,6 +101,9 @@ WRONG_OPTIONS = [
     ("--keep-rate 0.5 --average conv", ("--average has no effect with --keep-rate",)),
     ("--sparsity 0.5 --seed -1", ("seed", "-1")),
     ("--sparsity 0.5 --keep-weights --init kaiming", ("keep_weights",)),
+    ("--sparsity 0.5 --emit onxx", ("--emit 'onxx'", "onnx, source, weights")),
+    ("--sparsity 0.5 --emit onnx,", ("--emit ''",)),
+    ("--sparsity 0.5 --emit weights --opset 18", ("--opset has no effect without model.onnx",)),
     ("--sparsity 0.5 --threads 0", ("--threads",)),
     ("--sparsity 0.5 --threads 100000", ("--threads",)),
     ("--sparsity 0.5 --opset 7", ("--opset 7", "from 18 to")),
@@ -313,6 +316,24 @@ def test_tables_fit_the_terminal(columns: int, workplace: Path, quick_onnx: None
     assert max(map(len, result.stdout.splitlines())) <= columns
     assert re.search(r"^a_layer_\w+ +8 +4 +shrunk", result.stdout, re.MULTILINE)
     assert bool(re.search(rf"^{name} +8 +4 +shrunk", result.stdout, re.MULTILINE)) == (columns == 200)
+
+
+@pytest.mark.parametrize(
+    ("emit", "files"),
+    [
+        ("", ["model.onnx", "model.py", "model.safetensors"]),
+        ("--emit onnx", ["model.onnx"]),
+        ("--emit weights,source", ["model.py", "model.safetensors"]),
+        ("--emit weights --emit onnx", ["model.onnx", "model.safetensors"]),
+    ],
+)
+def test_emit_names_what_is_written(emit: str, files: list[str], workplace: Path, quick_onnx: None) -> None:
+    result = run("compile", "zoo:resnet8", "--sparsity", "0.9", *emit.split())
+    assert (result.exit_code, result.stderr) == (0, "")
+    written = sorted(one.name for one in (workplace / "resnet8-fxprune").iterdir())
+    assert written == [*files, "recipe.json", "report.json"]
+    assert ("ONNX      opset" in result.stdout) == ("model.onnx" in files)
+    refused(run("compile", "zoo:resnet8", "--sparsity", "0.9", *emit.split()), "exists already")
 
 
 TALKATIVE = """

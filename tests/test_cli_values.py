@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 from fxprune import zoo
 from fxprune.capture.zoo_imports import import_timm, import_torchvision
 from fxprune.cli import app
-from fxprune.cli_values import ZOO, registered
+from fxprune.cli_values import EMITTED, ZOO, registered
+from fxprune.emit import folder
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def test_names_are_those_of_the_packages() -> None:
     assert list(ZOO) == zoo.names()
+    assert list(EMITTED) == list(folder.EMITTED)
     assert registered("torchvision") == sorted(import_torchvision().models.list_models())
     assert registered("timm") == sorted(import_timm().list_models())
     assert registered("no_such_package") == []
@@ -52,6 +54,7 @@ def test_commands_options_and_choices() -> None:
     assert {"compile", "explain", "zoo"} <= set(complete("fxprune "))
     assert complete("fxprune compile --keep-r") == ["--keep-rate"]
     assert complete("fxprune compile zoo:vgg16 --policy re") == ["reconvene"]
+    assert complete("fxprune compile zoo:vgg16 --emit so") == ["source"]
     assert complete("fxprune compile --coupling ") == ["max", "keep", "min"]
 
 
