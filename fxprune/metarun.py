@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -119,12 +120,17 @@ def meta_values(graph: fx.Graph, inputs: Inputs) -> list[Any]:
 
 
 def bind_inputs(graph: fx.Graph, inputs: Inputs) -> list[Any]:
-    """Values for the placeholders of a graph, in order: positional ones first, then by name, then defaults."""
+    """Values for the placeholders of a graph, in order: positional ones first, then by name, then defaults.
+
+    An exported graph has a placeholder for every leaf of its arguments.
+    """
     values = []
     positional = list(inputs.args)
-    for node in graph.nodes:
-        if node.op != "placeholder":
-            continue
+    placeholders = graph.find_nodes(op="placeholder")
+    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    if isinstance(graph._codegen, _PyTreeCodeGen) and len(leaves) == len(placeholders):
+        return leaves
+    for node in placeholders:
         if positional:
             values.append(positional.pop(0))
         elif node.target in inputs.kwargs:

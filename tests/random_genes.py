@@ -77,7 +77,8 @@ class Developer:
         self.kinds += [kind or self.kinds[reads[0]]] * len(found)
         self.read.update(reads)
         constant = op in ("pad", "pad_zeros") or any(one in self.murky for one in reads)
-        if constant and OPERATIONS[op].alive in ("same", "moved", "folded") and not any(self._told(reads)):
+        alive = OPERATIONS[op].alive
+        if constant and alive in ("same", "moved", "folded") and not (alive == "same" and any(self._told(reads))):
             self.murky.update(range(first, first + len(found)))
         return first
 

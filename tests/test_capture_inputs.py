@@ -137,3 +137,29 @@ def test_optional_arguments_leave_no_assertion() -> None:
     graph = trace(skeleton, {"image": X, "depth": DEPTH}, training=False)
     names = [getattr(node.target, "__name__", str(node.target)) for node in graph.nodes]
     assert not any("assert" in name for name in names) and "eq" not in names
+
+
+class Nested(nn.Module):
+    """A dictionary of dictionaries and lists, an optional tensor, a flag that has to be named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, batch: Any, scale: Tensor | None = None, *, flag: bool = True) -> Any:
+        x = self.a(batch["left"]["image"]) + self.b(batch["right"][0])
+        x = x if scale is None else x * scale
+        return {"out": (self.c(x.relu() if flag else x),)}
+
+
+@pytest.mark.parametrize("more", [{}, {"scale": torch.tensor(2.0)}, {"flag": False}])
+def test_nested_inputs_with_any_batch(more: dict[str, Any]) -> None:
+    """A flag that is given goes through torch.export, whose graph has a placeholder for every leaf."""
+
+    def batch(count: int) -> dict[str, Any]:
+        return {"left": {"image": torch.rand(count, 3, 8, 6)}, "right": [torch.rand(count, 2, 8, 6)]}
+
+    done = fxprune.compile(Nested(), {"batch": batch(2), **more}, keep_rate=0.5)
+    assert done.report.proof_error is not None and done.module.get_parameter("c.weight").shape == (4, 4, 1, 1)
+    for count in (1, 2, 5):
+        assert done.module(batch=batch(count), **more)["out"][0].shape == (count, 4, 8, 6)

@@ -12,6 +12,8 @@ The number of its block is printed with it: `--first` begins there.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 import time
 import warnings
@@ -95,7 +97,8 @@ def block(number: int, first: int, count: int, choice: object, *, shrink: bool) 
             raise
 
     try:
-        run()
+        with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints the code of a graph that fails
+            run()
     except Disagreement as error:
         return tally, str(error)
     return tally, ""
