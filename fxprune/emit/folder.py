@@ -167,7 +167,8 @@ def _write_all(
     with phase("write"):
         if "source" in emit:
             try:
-                found.source = done.to_source()
+                with phase("source"):
+                    found.source = done.to_source()
                 (draft / "model.py").write_text(found.source.source.text, "utf-8")
             except SourceError as error:
                 found.left_out = str(error)
