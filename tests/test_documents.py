@@ -85,6 +85,11 @@ def test_tools_can_be_run(tool: str) -> None:
     assert os.access(ROOT / tool, os.X_OK)
 
 
+def test_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in readme] == []
+
+
 def page_of(*parts: str) -> str:
     return "# A page\n\n" + "\n\n".join(parts) + "\n"
 
