@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict
+from functools import cache
 from typing import Any, TypeVar
 
 from torch import fx, nn
@@ -17,6 +18,7 @@ from torch import fx, nn
 Copied = TypeVar("Copied")
 Graphed = TypeVar("Graphed", bound=fx.GraphModule)
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None), type})
+_CONTAINERS = frozenset({dict, OrderedDict, list, set})
 
 
 def copied(thing: Copied, memo: dict[int, Any] | None = None) -> Copied:
@@ -41,17 +43,17 @@ def graph_twin(module: fx.GraphModule, memo: dict[int, Any], kind: type[Graphed]
 
 
 def _value(value: Any, memo: dict[int, Any]) -> Any:
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _ATOMS:
         return value
     if id(value) in memo:
         return memo[id(value)]
+    if kind in _CONTAINERS and not value:
+        return memo.setdefault(id(value), kind())
     if kind is dict or kind is OrderedDict:
         return _table(value, memo)
-    if kind is tuple and all(type(one) in _ATOMS for one in value):
+    if kind is tuple and _ATOMS.issuperset(map(type, value)):
         return value
-    if kind in (list, set) and not value:
-        return memo.setdefault(id(value), kind())
     if isinstance(value, nn.Module) and _is_plain(kind):
         return _module(value, memo)
     return copy.deepcopy(value, memo)
@@ -67,10 +69,15 @@ def _table(table: dict[Any, Any], memo: dict[int, Any]) -> dict[Any, Any]:
 def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     twin = type(module).__new__(type(module))
     memo[id(module)] = twin
-    twin.__setstate__({name: _value(value, memo) for name, value in module.__getstate__().items()})
+    state = module.__getstate__()
+    for name, value in state.items():
+        if type(value) not in _ATOMS:
+            state[name] = _value(value, memo)
+    twin.__setstate__(state)
     return twin
 
 
+@cache
 def _is_plain(kind: Any) -> bool:
     """Whether deepcopy would make a blank object of this class and hand it a copy of the old one's attributes."""
     return (

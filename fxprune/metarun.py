@@ -60,10 +60,26 @@ def _written(args: tuple[Any, ...]) -> Tensor | None:
 
 
 def _arithmetic(args: tuple[Any, ...]) -> Tensor | None:
-    left, right = args[:2]
-    if not (plain_floats(left) and plain_floats(right) and left.dtype == right.dtype and left.ndim == right.ndim):
+    shape = met(*args[:2])
+    return None if shape is None else blank(args[0], shape)
+
+
+def met(left: Any, right: Any) -> tuple[int, ...] | None:
+    """The shape of two plain tensors of one type and as many dimensions, broadcast; None where they are not such."""
+    if not (plain_floats(left) and plain_floats(right)) or left.dtype != right.dtype or left.ndim != right.ndim:
         return None
-    return blank(left, torch.broadcast_shapes(left.shape, right.shape))
+    pairs = list(zip(left.shape, right.shape, strict=True))
+    fits = all(a == b or 1 in (a, b) for a, b in pairs)
+    return tuple(b if a == 1 else a for a, b in pairs) if fits else None
+
+
+def _product(args: tuple[Any, ...]) -> Tensor | None:
+    """bias + left @ right"""
+    bias, left, right = args
+    fits = plain_floats(left) and plain_floats(bias) and left.dtype == right.dtype == bias.dtype
+    if not fits or left.shape[1:] != right.shape[:1] or bias.shape != right.shape[1:]:
+        return None
+    return blank(left, (left.shape[0], right.shape[1]))
 
 
 def _normalised(args: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -88,6 +104,7 @@ _ANSWERS: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
     **{getattr(_aten, name).Tensor: _arithmetic for name in ("add", "sub", "mul", "div")},
     _aten._native_batch_norm_legit_no_training.default: _normalised,
     _aten.native_batch_norm.default: lambda args: None if args[5] else _normalised(args),
+    _aten.addmm.default: _product,
     _aten.mean.dim: _pooled,
 }
 

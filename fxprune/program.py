@@ -107,20 +107,20 @@ def loose_tensors(model: nn.Module) -> Iterator[Tensor]:
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter, then every buffer, by qualified name; a tied tensor appears under each of its names."""
-    parts = list(_named_parts(module, ""))
-    found: dict[str, Tensor | None] = {}
-    for prefix, part in parts:
-        found.update((prefix + name, one) for name, one in part._parameters.items())
-    for prefix, part in parts:
-        found.update((prefix + name, one) for name, one in part._buffers.items())
-    return {name: one for name, one in found.items() if one is not None}
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    _collect(module, "", parameters, buffers)
+    return parameters | buffers
 
 
-def _named_parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    yield prefix, module
+def _collect(module: nn.Module, prefix: str, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
+    for own, found in ((module._parameters, parameters), (module._buffers, buffers)):
+        for name, one in own.items():
+            if one is not None:
+                found[prefix + name] = one
     for name, child in module._modules.items():
         if child is not None:
-            yield from _named_parts(child, f"{prefix}{name}.")
+            _collect(child, f"{prefix}{name}.", parameters, buffers)
 
 
 def first_names(program: Program) -> dict[str, str]:

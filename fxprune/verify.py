@@ -67,6 +67,8 @@ def _shapes(couplings: Couplings, result: Rewritten, found: Mapping[tuple[str, s
 
 
 def _labels(value: Any) -> list[Labels]:
+    if isinstance(value, Labels):
+        return [value]
     leaves = pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, Labels))
     return [leaf for leaf in leaves if isinstance(leaf, Labels)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.channels.engine import analyse
-from fxprune.channels.shortcuts import known_call
+from fxprune.channels.shortcuts import known_call, known_function
 
 X1, X2, X3 = (torch.empty(2, 8, *[9] * dims, device="meta") for dims in (1, 2, 3))
 VECTOR = torch.empty(2, 8, device="meta")
@@ -28,6 +29,7 @@ USUAL = [
     (nn.Hardsigmoid(), X2),
     (nn.Sigmoid(), X2),
     (nn.Tanh(), VECTOR),
+    (nn.AdaptiveAvgPool2d(1), X2),
 ]
 UNUSUAL = [
     (nn.Conv2d(8, 4, 3, padding="same"), X2),
@@ -42,6 +44,7 @@ UNUSUAL = [
     (nn.BatchNorm2d(6), X2),
     (nn.ReLU(), torch.empty(2, 8, dtype=torch.int64, device="meta")),
     (nn.Linear(8, 4), VECTOR),
+    (nn.AdaptiveAvgPool2d(3), X2),
 ]
 
 
@@ -109,3 +112,35 @@ def test_an_analysis_is_the_same_without_them(monkeypatch: pytest.MonkeyPatch) -
     assert found.atoms.sites == run.atoms.sites and found.atoms.axes == run.atoms.axes
     for ours, theirs in zip(found.atoms.ties, run.atoms.ties, strict=True):
         assert ours[2] == theirs[2] and torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("function", [operator.add, operator.mul, torch.add, torch.mul, operator.iadd, operator.imul])
+@pytest.mark.parametrize("right", [X2, torch.empty(2, 8, 1, 1, device="meta")], ids=["alike", "broadcast"])
+def test_sums_and_products_of_two_tensors(function: Any, right: Tensor) -> None:
+    left = torch.empty_like(X2)
+    known = known_function(function, left, right)
+    assert known is not None
+    with torch.no_grad(), Recorder() as recorder:
+        value = function(left, right)
+    [(issued, args)] = recorder.calls
+    assert known.function is issued and known.args[0] is args[0] and known.args[1] is args[1]
+    assert form(known.value) == form(value) and (known.value is left) == (value is left)
+
+
+@pytest.mark.parametrize(
+    ("function", "right"),
+    [
+        (operator.add, X2.double()),
+        (operator.add, X1),
+        (operator.add, 2.0),
+        (operator.sub, X2),
+        (operator.add, torch.empty(3, 8, 9, 9, device="meta")),
+    ],
+    ids=["types", "dimensions", "a number", "not known", "sizes"],
+)
+def test_no_answer_for_other_sums(function: Any, right: Any) -> None:
+    assert known_function(function, X2, right) is None
+
+
+def test_no_answer_for_a_write_that_would_grow() -> None:
+    assert known_function(operator.iadd, torch.empty(2, 8, 1, 1, device="meta"), X2) is None

@@ -11,6 +11,7 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 from torch import Tensor, nn
 
@@ -55,6 +56,7 @@ def _names(path: str, owner: object) -> Iterator[tuple[str, object]]:
     yield from (("tensor attribute", name) for name, value in state.items() if isinstance(value, Tensor))
 
 
+@lru_cache(10_000, typed=True)
 def _fits_source(name: object) -> bool:
     """Python reads identifiers in their NFKC form: one that is written otherwise would name another attribute."""
     if not isinstance(name, str) or keyword.iskeyword(name):

@@ -134,11 +134,11 @@ def trace_modes(
     One trace is enough when nothing in it has asked for the mode.
     """
     with watched_mode() as mode:
-        train = trace(skeleton, given, training=True, record_sources=record_sources)
+        evaluate = trace(skeleton, given, training=False, record_sources=record_sources)
     if not mode.read and not any(map(_switches_itself, skeleton.modules())):
-        skeleton.eval()
-        return train, None
-    evaluate = trace(skeleton, given, training=False, record_sources=record_sources)
+        return evaluate, None
+    train = trace(skeleton, given, training=True, record_sources=record_sources)
+    skeleton.eval()
     return evaluate, None if same_graph(train, evaluate) else train
 
 

@@ -25,7 +25,7 @@ from fxprune.channels.leaves import understood
 from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalisation, Producer, Scale
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
-from fxprune.channels.shortcuts import KnownCall, known_call
+from fxprune.channels.shortcuts import KnownCall, known_call, known_function
 from fxprune.errors import first_line
 from fxprune.metarun import in_mode, meta_values, on_paper
 from fxprune.program import Program, named_tensors
@@ -236,9 +236,13 @@ class LabelWalker(fx.Interpreter):
         return self.submodules[target] if target in self.submodules else self.module.get_submodule(target)
 
     def _known_call(self, node: fx.Node) -> KnownCall | None:
-        """What a leaf of one argument is known to do with it; None where it has to be run."""
-        source = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
-        return known_call(self._leaf(node), self.env[source]) if isinstance(source, fx.Node) else None
+        """What a node is known to do with tensors that other nodes made; None where it has to be run."""
+        if node.kwargs or not all(isinstance(one, fx.Node) for one in node.args):
+            return None
+        values = [self.env[one] for one in node.all_input_nodes]
+        if node.op == "call_module" and len(node.args) == 1:
+            return known_call(self._leaf(node), *values)
+        return known_function(node.target, *values) if node.op == "call_function" and len(values) == 2 else None
 
     def _remember(self, node: fx.Node, result: Any) -> None:
         context = self.context

@@ -41,7 +41,7 @@ def varying(layer: Tensor) -> set[int]:
 
 def along(layer: Tensor, dim: int, ndim: int) -> Tensor:
     """A one-dimensional list of atoms laid along dimension `dim` of an `ndim`-dimensional tensor."""
-    return layer.reshape([-1 if d == dim else 1 for d in range(ndim)])
+    return layer if ndim == layer.ndim == 1 else layer.reshape([-1 if d == dim else 1 for d in range(ndim)])
 
 
 def collapse(layer: Tensor) -> Tensor:

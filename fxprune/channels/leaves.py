@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from fxprune.program import named_tensors
+
 
 def understood(module: nn.Module) -> bool:
     """True when every number the leaf holds can be derived from its parameters, or it holds nothing but settings."""
@@ -15,7 +17,7 @@ def understood(module: nn.Module) -> bool:
         return False
     if _follower(module):
         return True
-    return next(module.parameters(), None) is None and next(module.buffers(), None) is None
+    return not named_tensors(module)
 
 
 def follow_shapes(module: nn.Module) -> None:

@@ -141,11 +141,15 @@ class Patcher:
 
 
 def leaves(value: Any) -> list[Any]:
+    if isinstance(value, Labels):
+        return [value]
     found: list[Any] = pytree.tree_leaves(value, is_leaf=lambda one: isinstance(one, Labels))
     return found
 
 
 def _map_labels(function: Callable[[Labels], Any], value: Any) -> Any:
+    if isinstance(value, Labels):
+        return function(value)
     return pytree.tree_map_only(Labels, function, value, is_leaf=lambda one: isinstance(one, Labels))
 
 

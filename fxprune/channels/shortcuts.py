@@ -1,4 +1,4 @@
-"""Leaf modules that make one ATen call which is known beforehand. The walk need not run them to learn it.
+"""Leaves of a graph that make one ATen call which is known beforehand. The walk need not run them to learn it.
 
 Convolutions, batch norms and activations are nine in ten leaves of a convolutional network, and the way of a call
 through torch.nn.functional, the dispatcher and back costs more than its rule. Answered only where nothing can be
@@ -7,6 +7,7 @@ unusual; every other leaf is run.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.metarun import blank, plain_floats
+from fxprune.metarun import blank, met, plain_floats
 
 _aten = torch.ops.aten
 
@@ -35,6 +36,16 @@ def known_call(module: nn.Module, x: Any) -> KnownCall | None:
     if answer is None or "forward" in vars(module) or not plain_floats(x):
         return None
     return answer(module, x)
+
+
+def known_function(function: Any, left: Any, right: Any) -> KnownCall | None:
+    """The call that a function makes of two tensors; None where it has to be run to find out."""
+    name = _ARITHMETIC.get(function)
+    shape = met(left, right) if name else None
+    if name is None or shape is None or (name.endswith("_") and shape != left.shape):
+        return None
+    result = left if name.endswith("_") else blank(left, shape)
+    return KnownCall(getattr(_aten, name).Tensor, (left, right), result, result)
 
 
 def _convolution(module: Any, x: Tensor) -> KnownCall | None:
@@ -78,10 +89,22 @@ def _activation(name: str, *limits: float) -> Callable[[Any, Tensor], KnownCall]
     return call
 
 
+def _average(module: Any, x: Tensor) -> KnownCall | None:
+    if x.ndim != 4 or module.output_size not in (1, (1, 1)):
+        return None
+    result = blank(x, (*x.shape[:2], 1, 1))
+    return KnownCall(_aten.mean.dim, (x, [-1, -2], True), result, result)
+
+
+_ARITHMETIC: dict[Any, str] = {
+    **{operator.add: "add", operator.mul: "mul", torch.add: "add", torch.mul: "mul"},
+    **{operator.iadd: "add_", operator.imul: "mul_"},
+}
 _DIMS = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 _ANSWERS: dict[type[nn.Module], Callable[[Any, Tensor], KnownCall | None]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys(_DIMS, _batch_norm),
+    nn.AdaptiveAvgPool2d: _average,
     nn.ReLU: _activation("relu"),
     nn.ReLU6: _activation("hardtanh", 0.0, 6.0),
     nn.SiLU: _activation("silu"),

@@ -63,7 +63,8 @@ def _is_depthwise(ctx: Context, kernel: Kernel) -> bool:
 
 def _without_pixels(ctx: Context, labels: Labels) -> Labels:
     """Labels of (N, C) alone. A layer over batch and channels is the same for each image."""
-    labels = ctx.fold_all(labels, range(2, labels.ndim))
+    if any(max(varying(layer)) > 1 for layer in labels.layers):
+        labels = ctx.fold_all(labels, range(2, labels.ndim))
     layers = []
     for layer in labels.layers:
         layer = layer.reshape(layer.shape[:2])

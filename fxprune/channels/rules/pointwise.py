@@ -36,7 +36,8 @@ def pointwise(ctx: Context, call: Call) -> None:
     operands = [ctx.of(tensor) for tensor in tensors_in(call.arguments.values())]
     labels = operands[0]
     for other in operands[1:]:
-        shape = torch.broadcast_shapes(labels.shape, other.shape)
+        same = labels.shape == other.shape
+        shape = labels.shape if same else torch.broadcast_shapes(labels.shape, other.shape)
         labels = Labels(tuple(shape), ctx.unify(labels, other))
     for result in call.results():
         if tuple(result.shape) == labels.shape:
