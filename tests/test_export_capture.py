@@ -98,3 +98,21 @@ def test_item_assignment_goes_through_export() -> None:
     program = capture(Assigns(), X)
     assert program.front_end == "export"
     assert torch.equal(run(program, X), Assigns()(X))
+
+
+def test_a_device_that_is_written_down_is_forgotten() -> None:
+    """The table is made and moved in forward; the network is analysed without any device."""
+
+    class MakesATable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            x[:, :, 0] = 0.5  # torch.fx cannot follow
+            out: Tensor = self.out(x + torch.zeros(8, 8).to(x.device, x.dtype).mean())
+            return out
+
+    done = fxprune.compile(MakesATable(), X, keep_rate=0.5)
+    assert done.report.front_end == "export" and done.module.get_submodule("conv").weight.shape[0] == 4

@@ -1,8 +1,7 @@
 """What the coverage sweep measures of one network. Everything that goes wrong ends up in the record, in words.
 
-exact      half of the channels at random, weights kept, in float64, without the proof, against the user's own module
-           with the consumers' columns of removed channels set to zero; norms over channels see the kept ones only where
-           the report says "approximate"
+exact      half of the channels at random, weights kept, in float64, unproved, against the user's own module with the
+           consumers' columns of removed channels zeroed; norms see the kept ones only where the report is "approximate"
 training   compiled at each sparsity, proof on: a forward pass, and a step with finite gradients
 onnx       the file against torch in onnxruntime
 """
@@ -72,12 +71,11 @@ def smallest_picture(model: nn.Module) -> tuple[int, ...]:
 
 
 def own_picture(model: nn.Module) -> tuple[int, ...]:
-    config = getattr(model, "default_cfg", None) or {}
-    if config.get("input_size"):
-        return tuple(config["input_size"])
+    if (getattr(model, "default_cfg", None) or {}).get("input_size"):
+        return tuple(model.default_cfg["input_size"])
     size = getattr(model, "image_size", 224)  # torchvision's transformers insist on theirs
-    inception = type(model).__name__ == "Inception3"
-    return (3, 299 if inception else size, 299 if inception else size)
+    size = 299 if type(model).__name__ == "Inception3" else size
+    return (3, size, size)
 
 
 def pictures(shape: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -153,14 +151,8 @@ def _speed(record: dict[str, Any], model: nn.Module) -> None:
 def _exactness(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...]) -> None:
     """What the engine says, unproved, against the oracle; where the two differ, what is left after the proof."""
     dense = copy.deepcopy(model).double().eval()
-    done = _halved(dense, shape, "cut", proof=False)
-    outcome = _compared(dense, done, shape)
-    if outcome["error"] > EXACT:
-        unproved = outcome["error"]
-        done = _halved(dense, shape, "cut", proof=True)
-        outcome = _compared(dense, done, shape) | {"unproved": unproved}
+    done, record["exact"] = _judged(dense, shape, "cut")
     record |= _described(model, done.report)
-    record["exact"] = outcome
     if done.report.approximate:
         record["kept_weights"] = _frozen_statistics(model, dense, shape)
     outcomes = [record["exact"], record.get("kept_weights", {"error": 0.0, "by": ""})]
@@ -169,13 +161,23 @@ def _exactness(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...])
         record["faults"].append("exact: differs from the oracle")
 
 
+def _judged(dense: nn.Module, shape: tuple[int, ...], approximate: str) -> tuple[fxprune.Compiled, dict[str, Any]]:
+    """Half of the network and how far it is from the oracle: unproved, and where that is too far, proved."""
+    done = _halved(dense, shape, approximate, proof=False)
+    outcome = _compared(dense, done, shape)
+    if outcome["error"] <= EXACT:
+        return done, outcome
+    done = _halved(dense, shape, approximate, proof=True)
+    return done, _compared(dense, done, shape) | {"unproved": outcome["error"]}
+
+
 def _frozen_statistics(model: nn.Module, dense: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     """What is left for users who keep their weights: no statistic may change. Perhaps nothing."""
     try:
-        done = _halved(dense, shape, "freeze", proof=False)
+        done, outcome = _judged(dense, shape, "freeze")
     except NothingPrunableError as error:
         return {"error": 0.0, "by": "nothing", "share": 0.0, "reason": first_words(error)}
-    return _compared(dense, done, shape) | {"share": share(model, done.report)}
+    return outcome | {"share": share(model, done.report)}
 
 
 def _halved(dense: nn.Module, shape: tuple[int, ...], approximate: str, proof: bool) -> fxprune.Compiled:
@@ -214,14 +216,13 @@ def _compared(dense: nn.Module, done: fxprune.Compiled, shape: tuple[int, ...]) 
 def _functional(done: fxprune.Compiled) -> bool:
     """Whether the network multiplies or sums tensors outside of its layers, where the oracle zeroes no columns."""
     products = {"matmul", "bmm", "einsum", "scaled_dot_product_attention", "conv2d", "linear", "sum", "norm"}
-    names = {getattr(node.target, "__name__", str(node.target)) for node in done.program.module.graph.nodes}
-    return bool(products & names)
+    calls = [one for one in done.program.module.graph.nodes if one.op in ("call_function", "call_method")]
+    return bool(products & {getattr(one.target, "__name__", str(one.target)) for one in calls})
 
 
 def _gap(reference: nn.Module, found: nn.Module, x: Tensor) -> float:
     with torch.no_grad():
-        left, right = reference(x), found(x)
-    left, right = (pytree.tree_leaves(value) for value in (left, right))
+        left, right = (pytree.tree_leaves(network(x)) for network in (reference, found))
     return max(relative(a, b) for a, b in zip(left, right, strict=True))
 
 

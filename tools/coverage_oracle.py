@@ -17,7 +17,7 @@ from fxprune.recipe import Recipe
 
 
 def query_rows_too(zeroed: nn.Module, recipe: Recipe) -> nn.Module:
-    """The zeroed network with removed outputs of linear layers silent as well.
+    """The zeroed network with removed outputs of linear layers and convolutions silent as well.
 
     Queries and keys of attention meet in a product that no layer holds: what is gone from both must count as zero.
     """
@@ -25,7 +25,7 @@ def query_rows_too(zeroed: nn.Module, recipe: Recipe) -> nn.Module:
     with torch.no_grad():
         for path, part in silent.named_modules():
             kept = recipe.kept.get(f"{path}.weight", {}).get(0)
-            if isinstance(part, nn.Linear | nn.Conv2d) and kept is not None and getattr(part, "groups", 1) == 1:
+            if isinstance(part, nn.Linear | nn.Conv2d) and kept is not None:
                 gone = torch.ones(len(part.weight), dtype=torch.bool)
                 gone[kept] = False
                 for tensor in (part.weight, part.bias):

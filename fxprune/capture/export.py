@@ -132,6 +132,9 @@ def _clean(graph: fx.Graph) -> None:
         elif node.target in _FACTORIES:
             node.target = _FACTORIES[node.target]
             node.kwargs = {name: value for name, value in node.kwargs.items() if name == "dtype"}
+        elif node.target is _aten.to.device:
+            node.target = _aten.to.dtype
+            node.args = (node.args[0], *node.args[2:])
         elif node.kwargs.get("device") == torch.device("cpu"):
             node.kwargs = {name: value for name, value in node.kwargs.items() if name != "device"}
     graph.eliminate_dead_code()
