@@ -33,6 +33,13 @@ _MORE_METHODS = {"new_empty", "new_full", "new_ones", "new_tensor", "new_zeros",
 ATTRIBUTES = {"H", "T", "device", "dtype", "imag", "indices", "mH", "mT", "ndim", "real", "shape", "values"}
 _MATH = {"ceil", "exp", "fabs", "floor", "gcd", "isqrt", "log", "log2", "pow", "prod", "sqrt", "trunc"}
 _OPERATORS = {"contains", "getitem", "index", "is_", "is_not", "not_", "setitem", "truth"}
+_MORE_OPERATORS = {
+    "alias", "col2im", "copy", "fill", "hardsigmoid", "hardswish", "im2col", "lift_fresh_copy", "new_empty", "new_full",
+    "new_ones", "new_zeros", "rand_like", "randn_like", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d", "slice", "sym_numel", "sym_size", "sym_stride",
+    "upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d",
+    "upsample_nearest3d", "upsample_trilinear3d", "zero",
+}  # fmt: skip
 _NO_LAYERS = {
     "Container", "DataParallel", "Module", "ModuleDict", "ParameterDict", "ParameterList", "RNNBase", "RNNCellBase",
     "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
@@ -58,6 +65,12 @@ def is_function(home: str, name: str) -> bool:
 
 
 @functools.cache
+def _names() -> set[str]:
+    functions = (one for several in get_overridable_functions().values() for one in several)
+    return {str(one.__name__) for one in functions if hasattr(one, "__name__")}
+
+
+@functools.cache
 def _names_of_operators() -> set[str]:
     return {one.__name__ for one in (*INFIX, *PREFIX, *AUGMENTED)} | _OPERATORS
 
@@ -68,14 +81,19 @@ def is_constant(name: str) -> bool:
 
 
 def is_operator(name: str, overload: str) -> bool:
-    """`torch.ops.aten.relu.default`: takes a tensor, or only makes one."""
-    if name.startswith(("_", "set", "resize", *_UNSAFE)):
+    """`torch.ops.aten.relu.default`: known as a function or method too, or one of a few that are not, and takes a
+    tensor or only makes one.
+    """
+    plain = name.removesuffix("_")
+    if name.startswith(("_", *_UNSAFE)) or {name, plain} & _NO_METHODS or overload.endswith("out"):
         return False
+    if plain in _FACTORIES | _MORE_OPERATORS:
+        return True
     try:
         schema: Any = getattr(getattr(torch.ops.aten, name), overload)._schema
     except AttributeError:
         return False
-    return name in _FACTORIES or any("Tensor" in str(one.type) for one in schema.arguments)
+    return plain in _names() and any("Tensor" in str(one.type) for one in schema.arguments)
 
 
 @functools.cache

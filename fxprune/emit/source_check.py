@@ -19,7 +19,7 @@ from fxprune.emit.source_grammar import Checked, Making, RefusedError, Running, 
 from fxprune.emit.source_parts import PARTS
 from fxprune.errors import UntrustedError
 
-LONGEST = 16 << 20  # characters; fxprune writes about a hundred for each layer
+LONGEST = 4 << 20  # characters; fxprune writes about two hundred for each layer
 _METHODS = ("__init__", "forward", "_forward_eval", "_forward_train")
 _LITERALS = (type(None), bool, int, float, str)
 

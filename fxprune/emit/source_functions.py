@@ -44,12 +44,14 @@ class Needs:
     packages  packages other than torch and the standard library, which have to be installed where the file is used
     parts     names of the small classes that are written out, see fxprune.emit.source_parts
     records   named tuples that the network returns: name -> fields
+    calls     kinds of layers that have been met -> arguments that make them
     """
 
     imports: set[str] = field(default_factory=set)
     packages: set[str] = field(default_factory=set)
     parts: set[str] = field(default_factory=set)
     records: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    calls: dict[tuple[type, str], dict[str, Any]] = field(default_factory=dict)
 
 
 def function_text(function: Any, needs: Needs) -> str:

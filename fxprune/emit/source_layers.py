@@ -33,7 +33,7 @@ def layer_text(path: str, layer: nn.Module, masked: bool, needs: Needs) -> str:
         needs.parts.add("DropPath")
         found = {name: getattr(layer, own) for name, own in names.items()}
         return call_text("DropPath", {name: one for name, one in found.items() if (name, one) not in _USUAL}, ("p",))
-    arguments = _arguments(path, layer)
+    arguments = _arguments(path, layer, needs)
     required = [name for name, one in _signature(layer).items() if one.default is one.empty]
     return call_text(_class_text(path, layer, masked, needs), arguments, required)
 
@@ -73,16 +73,29 @@ def _class_text(path: str, layer: nn.Module, masked: bool, needs: Needs) -> str:
     return f"Masked{name}"
 
 
-def _arguments(path: str, layer: nn.Module) -> Arguments:
-    """The shortest arguments that make an equal layer."""
+def _arguments(path: str, layer: nn.Module, needs: Needs) -> Arguments:
+    """The shortest arguments that make an equal layer. Layers come in kinds, so that an answer serves many."""
     exact = _exact_arguments(path, layer)
-    defaults = _signature(layer)
-    shorter = {name: _one_number(value) for name, value in exact.items()}
-    shorter = {name: value for name, value in shorter.items() if not _same(value, defaults[name].default)}
-    for arguments in (shorter, exact):
-        if _makes_equal(layer, arguments):
-            return arguments
-    raise SourceError(f"no call of {type(layer).__name__} makes a layer like {path}")
+    kind = (type(layer), repr(exact))
+    known = needs.calls.get(kind)
+    if known is not None and _makes_equal(layer, known):
+        return known
+    if not _makes_equal(layer, exact):
+        raise SourceError(f"no call of {type(layer).__name__} makes a layer like {path}")
+    found = needs.calls[kind] = _shortened(layer, exact)
+    return found
+
+
+def _shortened(layer: nn.Module, arguments: Arguments) -> Arguments:
+    """Without what may be left out, and with 3 for (3, 3) where that is the same."""
+    for name, parameter in _signature(layer).items():
+        if name not in arguments:
+            continue
+        tries = [{**arguments, name: _one_number(arguments[name])}]
+        if parameter.default is not parameter.empty:
+            tries.insert(0, {other: value for other, value in arguments.items() if other != name})
+        arguments = next((one for one in tries if _makes_equal(layer, one)), arguments)
+    return arguments
 
 
 def _exact_arguments(path: str, layer: nn.Module) -> Arguments:
@@ -123,7 +136,7 @@ def _value(layer: nn.Module, name: str, default: Any) -> Any:
 
 def _one_number(value: Any) -> Any:
     """3 for (3, 3)."""
-    return value[0] if isinstance(value, tuple) and len(value) > 1 and len(set(value)) == 1 else value
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
 def _makes_equal(layer: nn.Module, arguments: Arguments) -> bool:
@@ -139,8 +152,7 @@ def _equal(layer: nn.Module, other: nn.Module) -> bool:
     if type(layer) is not type(other):
         return False
     settings, theirs = (_settings(one) for one in (layer, other))
-    own = type(layer).__module__.startswith("torch.nn.")
-    if not (settings.keys() >= theirs.keys() if own else settings.keys() == theirs.keys()):
+    if not (settings.keys() >= theirs.keys() if _is_torchs(layer) else settings.keys() == theirs.keys()):
         return False
     if not all(_same(settings[name], value) for name, value in theirs.items()):
         return False
@@ -150,7 +162,17 @@ def _equal(layer: nn.Module, other: nn.Module) -> bool:
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:
-    return {name: one for name, one in vars(layer).items() if name not in _REGISTRIES and name != "training"}
+    """Attributes that are no tables of nn.Module. What torch's own layers hide is derived from the others."""
+    own = _is_torchs(layer)
+    return {
+        name: one
+        for name, one in vars(layer).items()
+        if name not in _REGISTRIES and name != "training" and not (own and name.startswith("_"))
+    }
+
+
+def _is_torchs(layer: nn.Module) -> bool:
+    return type(layer).__module__.startswith("torch.nn.")
 
 
 def _described(layer: nn.Module) -> list[Any]:
