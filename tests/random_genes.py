@@ -76,7 +76,8 @@ class Developer:
         self.values += found
         self.kinds += [kind or self.kinds[reads[0]]] * len(found)
         self.read.update(reads)
-        constant = op in ("pad", "pad_zeros") or any(one in self.murky for one in reads)
+        constant = op in ("pad", "pad_zeros") or (op == "repeat" and self.width(reads[0]) == 1)
+        constant = constant or any(one in self.murky for one in reads)
         alive = OPERATIONS[op].alive
         if constant and alive in ("same", "moved", "folded") and not (alive == "same" and any(self._told(reads))):
             self.murky.update(range(first, first + len(found)))

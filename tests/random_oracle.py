@@ -216,6 +216,8 @@ def _masks(
 
 def _moved(dense: RandomNet, step: Step, given: Sequence[Tensor]) -> list[Tensor]:
     run, part = OPERATIONS[step.op].run, dense.part_of(step)
+    if step.op == "repeat" and given[0].shape[1] == 1:  # copies of one channel are as good as constants
+        return [run(part, given[0] * math.nan, *step.numbers)]
     if step.op == "pad":
         result = run(part, *given, *step.numbers[:3], math.nan)
     elif step.op == "pad_zeros":

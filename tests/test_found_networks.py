@@ -51,6 +51,11 @@ FOUND = {
         (2, 8), ("conv", 0, 1, 2, 4, 3, 1, 1, True), ("pad_zeros", 1, 1, 1), ("up", 2, 1, 5, 10, 3, 5),
         ("conv", 3, 1, 10, 3, 1, 1, 1, True),
     )),
+    # Copies of one channel may go, and no recipe names them: the oracle had to learn it.
+    "copies of one channel": (HALF, network(
+        (3, 4, 4), ("conv", 0, 2, 3, 4, 3, 1, 1, True), ("conv", 1, 2, 4, 1, 3, 1, 1, True), ("repeat", 2, 2, 2),
+        ("conv", 3, 2, 2, 2, 3, 1, 1, True), ("add", (4, 3)), ("conv", 5, 2, 2, 3, 1, 1, 1, True),
+    )),
 }  # fmt: skip
 
 
