@@ -123,8 +123,7 @@ def step(record: dict[str, Any], name: str) -> Iterator[None]:
 
 
 def first_words(error: Exception | None) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:400]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:400]
 
 
 # -- the checks ------------------------------------------------------------------------------------------------------
