@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from fxprune.errors import MeasureError
 
 Feed = tuple[str, tuple[int, ...], str]  # name, shape, numpy dtype
 
+_MODULE = re.compile(r"^(\w+\.)+(?=\w+: )")  # of an exception's class
 _CHILD = Path(__file__).with_name("peak_child.py")
 
 
@@ -81,7 +83,8 @@ def _why(runtime: str, status: int, told: str) -> str:
     if status < 0:
         return f"{runtime} was ended while running it, by {_signal(-status)}"
     lines = [line for line in told.splitlines() if line.strip()]
-    return f"{runtime} cannot run it: {lines[-1][:300] if lines else f'exit status {status}'}"
+    reason = _MODULE.sub("", lines[-1])[:300] if lines else f"exit status {status}"
+    return f"{runtime} cannot run it: {reason}"
 
 
 def _signal(number: int) -> str:
