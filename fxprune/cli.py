@@ -187,16 +187,17 @@ def bench_command(
     input: options.BenchInput = None,
     batch: options.Batch = None,
     repeat: options.Repeat = None,
+    runtime: options.Runtime = None,
     threads: options.Threads = 1,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     traceback: options.Traceback = False,
 ) -> None:
-    """Measure two networks side by side in onnxruntime: bytes, parameters, MACs, peak memory, latency.
+    """Measure two networks side by side: bytes, parameters, MACs, peak memory, latency.
 
     fxprune bench dense.onnx model-fxprune
     """
-    request = cli_bench.BenchRequest(first, second, input or (), batch, repeat, threads, quiet)
+    request = cli_bench.BenchRequest(first, second, input or (), batch, repeat, runtime, threads, quiet)
     measured = cli_bench.run_bench(request)
     if as_json:
         print(json.dumps(cli_bench.bench_document(request, measured), indent=1))

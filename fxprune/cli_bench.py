@@ -28,6 +28,7 @@ class BenchRequest:
     inputs: Sequence[str]
     batch: int | None
     repeat: int | None
+    runtimes: str | None
     threads: int
     quiet: bool
 
@@ -40,7 +41,8 @@ def run_bench(request: BenchRequest) -> Measured:
             from fxprune.runtime.latency import Rounds
 
         rounds = Rounds() if request.repeat is None else Rounds.exactly(request.repeat)
-        options = BenchOptions(request.threads, rounds, _given(request.inputs, request.batch))
+        runtimes = None if request.runtimes is None else tuple(request.runtimes.replace(" ", "").split(","))
+        options = BenchOptions(request.threads, runtimes, rounds, _given(request.inputs, request.batch))
         return bench(request.first, request.second, options)
 
 

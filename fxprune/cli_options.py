@@ -211,6 +211,15 @@ BenchInput = Annotated[
     ),
 ]
 Batch = Annotated[int | None, _option("Examples in one pass.", None, show_default="1", metavar="N", min=1)]
+Runtime = Annotated[
+    str | None,
+    _option(
+        "What to run in; with commas between them.",
+        None,
+        show_default="onnxruntime, and torch for two folders",
+        metavar="R,R",
+    ),
+]
 Repeat = Annotated[
     int | None,
     _option(

@@ -227,11 +227,11 @@ class _First:
         self.program = self.program or replace(program, facts={})
 
 
-def _measurement(dense: Program | None, done: Compiled, threads: int) -> Callable[[OnnxReport], Measured]:
+def _measurement(dense: Program | None, done: Compiled, threads: int) -> Callable[[OnnxReport, Path], Measured]:
     from fxprune.runtime.dense_and_pruned import MeasureOptions, measure
 
     assert dense is not None  # there is always a first pass
-    return lambda onnx: measure(dense, done.program, onnx, MeasureOptions(threads=threads))
+    return lambda onnx, box: measure(dense, done.program, onnx, MeasureOptions(threads=threads), box)
 
 
 def _printing(stream: IO[str] | None) -> tuple[Observer, ...]:

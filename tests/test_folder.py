@@ -196,12 +196,14 @@ def test_unknown_artefacts_are_refused(emit: Any, workplace: Path) -> None:
 def test_onnx_for_measuring_alone_is_not_kept(workplace: Path) -> None:
     seen = []
 
-    def measure(report: OnnxReport) -> None:
+    def measure(report: OnnxReport, box: Path) -> None:
         seen.append(report.path.exists())
+        (box / "dense.onnx").write_bytes(b"for a while")
 
     written = write(workplace / "out", emit=["weights"], measure=measure)
     assert seen == [True] and written.onnx is None
     assert sorted(one.name for one in (workplace / "out").iterdir()) == FILES[2:]
+    assert [one.name for one in workplace.iterdir()] == ["out"]
 
 
 def test_network_that_has_no_source_is_written_without_and_says_so(

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from safetensors.torch import save_file
 from torch import nn
 
 import fxprune
@@ -19,7 +20,8 @@ from fxprune.cli_measured import latency_text, measured_facts, measured_rows, si
 from fxprune.compiled import Compiled
 from fxprune.emit.onnx import OnnxReport
 from fxprune.errors import MeasureError
-from fxprune.program import Program
+from fxprune.example import described
+from fxprune.program import Inputs, Program
 from fxprune.runtime import dense_and_pruned
 from fxprune.runtime.budget import Budget
 from fxprune.runtime.dense_and_pruned import MeasureOptions, measure
@@ -128,7 +130,7 @@ def test_a_slow_side_shows() -> None:
             time.sleep(0.02)
             return x
 
-    inputs = fxprune.program.Inputs((torch.zeros(1),))
+    inputs = Inputs((torch.zeros(1),))
     fast, slow = torch_once(nn.Identity(), inputs), torch_once(Slow(), inputs)
     found = alternate(slow, fast, Rounds.exactly(5), lambda: 60.0)
     assert found is not None and found.first.median >= 0.02
@@ -155,7 +157,7 @@ def test_gpu_passes_are_timed_by_events_on_the_gpu(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("wait"))
-    assert cuda_once(Net(), fxprune.program.Inputs((torch.zeros(1),)))() == 0.0025
+    assert cuda_once(Net(), Inputs((torch.zeros(1),)))() == 0.0025
     assert calls == ["wait", "record", "run", "record", "wait"]
 
 
@@ -193,6 +195,36 @@ def test_memory_that_a_pass_takes_shows(tmp_path: Path) -> None:
     large = peak_memory(job(filling(tmp_path / "large.onnx", 50 * MIB)), 60)
     assert large.bytes - small.bytes >= 2 * 200 * MIB, "what goes into Exp and what comes out"
     assert small.bytes < 60 * MIB
+
+
+def test_memory_that_a_pass_takes_in_torch_shows(tmp_path: Path) -> None:
+    source = """
+import torch
+from torch import nn
+
+__all__ = ["Net"]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.layer(x) + torch.ones({numbers}).sum()
+"""
+    peaks = []
+    for numbers in (10, 50 * MIB):
+        folder = tmp_path / str(numbers)
+        folder.mkdir()
+        (folder / "model.py").write_text(source.replace("{numbers}", str(numbers)))
+        save_file(nn.Linear(1, 1).state_dict(prefix="layer."), folder / "model.safetensors")
+        inputs = described(Inputs((torch.zeros(1, 1),)))
+        peaks.append(peak_memory(PeakJob("torch", str(folder), inputs, trust=True), 60).bytes)
+    assert peaks[0] < 20 * MIB and 190 * MIB <= peaks[1] - peaks[0] <= 220 * MIB
+    (folder / "model.py").write_text(f"import os\n{source}")
+    with pytest.raises(MeasureError, match="^torch cannot run it: UntrustedError: "):
+        peak_memory(PeakJob("torch", str(folder), inputs), 60)
 
 
 def test_faults_of_the_process_are_one_line(tmp_path: Path) -> None:
@@ -260,9 +292,11 @@ def test_dense_and_pruned(compiled: tuple[Program, Compiled, OnnxReport], monkey
     found = measure(dense, done.program, written, MeasureOptions(batch=3, rounds=Rounds(2, 6, 0.0)))
     assert not folders[0].exists()
     assert all(torch.equal(numbers[name], dense.tensors[name]) for name in numbers)
-    assert list(found.latency) == ["onnxruntime", "torch"] and list(found.memory) == ["onnxruntime"]
+    assert list(found.latency) == ["onnxruntime", "torch"] and list(found.memory) == ["onnxruntime", "torch"]
     assert all((one.warm_up, one.passes, one.full) == (2, 6, True) for one in found.latency.values())
     assert found.batch == Pair(3, 3)
+    weights = found.files["model.safetensors"]
+    assert weights.first is not None and weights.first > sum(one.nbytes for one in set(dense.tensors.values()))
     sizes = found.files["model.onnx"]
     assert sizes.second == written.path.stat().st_size and sizes.first is not None and sizes.first > 2 * sizes.second
     assert all("other programs" in note for note in found.notes)
@@ -281,7 +315,8 @@ def test_a_dense_network_without_onnx_costs_that_part_only(
     dense, done, written = compiled
     found = measure(dense, done.program, written, MeasureOptions(rounds=Rounds(1, 5, 0.0)))
     assert found.notes[0] == "the dense network in onnxruntime not measured: RuntimeError: no such operator"
-    assert list(found.latency) == ["torch"] and not found.memory and not found.files
+    assert list(found.latency) == ["torch"] and list(found.memory) == ["torch"]
+    assert list(found.files) == ["model.safetensors"]
 
 
 def test_a_gpu_is_measured_where_there_is_one(
@@ -297,6 +332,7 @@ def test_a_gpu_is_measured_where_there_is_one(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Graphics")
     monkeypatch.setattr(dense_and_pruned, "GPU", "cpu")
     monkeypatch.setattr(dense_and_pruned, "cuda_once", torch_once)
+    monkeypatch.setattr(dense_and_pruned, "_peak_in_torch", lambda *_: None)  # seconds, and not the point
     dense, done, written = compiled
     found = measure(dense, done.program, written, MeasureOptions(rounds=Rounds(1, 5, 0.0)))
     assert list(found.latency) == ["torch", "torch on Graphics"]
@@ -315,8 +351,8 @@ def test_without_time_nothing_is_pretended(
     found = measure(dense, done.program, written, MeasureOptions(seconds=0.0))
     assert not found.latency and not found.memory
     told = "\n".join(found.notes)
-    assert "peak memory in onnxruntime not measured: dense: loading and running it in onnxruntime took more" in told
     for runtime in ("onnxruntime", "torch"):
+        assert f"peak memory in {runtime} not measured: dense: loading and running it in {runtime} took more" in told
         assert f"latency in {runtime} not measured: a pass takes too long for the time allowed" in told
     assert list(measured_rows(found)) == []
     assert {label for label, _ in measured_facts(found)} == {"note"}

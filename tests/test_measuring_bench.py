@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 import fxprune
 from fxprune.cli import app
+from fxprune.emit.folder import write_folder
 from fxprune.emit.onnx import export_onnx
 from fxprune.errors import MeasureError
 from fxprune.program import Inputs
@@ -254,9 +256,32 @@ def test_a_side_with_more_memory_shows(tmp_path: Path) -> None:
     assert isinstance(peaks.first, Peak) and peaks.first.bytes - peaks.second.bytes > 48 << 20
 
 
+def test_folders_are_measured_in_torch_too(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+    done = fxprune.compile(net, torch.zeros(2, 3, 8, 8), sparsity=0.7)
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_folder(done, first)
+    shutil.copytree(first, second)
+    found = bench(first, second, BenchOptions(rounds=Rounds(1, 5, 0.0), given=Given(batch=3)))
+    assert list(found.latency) == ["onnxruntime", "torch"] == list(found.memory)
+    assert found.batch == Pair(3, 3) and set(found.machine.versions) == {"python", "onnxruntime", "torch"}
+    assert found.files["model.safetensors"] == Pair(*[(first / "model.safetensors").stat().st_size] * 2)
+
+    source = (second / "model.py").read_text()
+    (second / "model.py").write_text(f"import os; os.mkdir('{tmp_path}/here')\n{source}")
+    found = bench(first, second, QUICK)
+    assert list(found.latency) == ["onnxruntime"]
+    assert any(note.startswith("torch not measured: ") and "model.py" in note for note in found.notes)
+    result = run(str(first), str(second), "--runtime", "torch")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "model.py" in result.stderr and not (tmp_path / "here").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
+        (("net.onnx", "net.onnx", "--runtime", "torch"), "net.onnx cannot be measured in torch: it is no folder"),
+        (("net.onnx", "net.onnx", "--runtime", "tflite"), "unknown runtime 'tflite': choose onnxruntime, torch"),
         (("gone.onnx", "net.onnx"), "gone.onnx: No such file"),
         ((".", "net.onnx"), "holds no model.onnx"),
         (("net.onnx", "/dev/null"), "is no file that can be read whole"),

@@ -92,7 +92,7 @@ def write_folder(
     opset: int | None = None,
     emit: Collection[str] = EMITTED,
     about: Mapping[str, Any] | None = None,
-    measure: Callable[[OnnxReport], Measured] | None = None,
+    measure: Callable[[OnnxReport, Path], Measured] | None = None,
 ) -> Written:
     """Write the artefacts of a compilation into `folder`, creating the folders above it.
 
@@ -100,7 +100,8 @@ def write_folder(
     opset    of the ONNX file, see `export_onnx`
     emit     which of "onnx", "source" and "weights" to write; recipe.json and report.json are always written
     about    what report.json says first: plain data
-    measure  called with the ONNX file, where it lies before everything is moved to `folder`
+    measure  called with the ONNX file, where it lies before everything is moved to `folder`, and with a folder that
+             vanishes
 
     model.safetensors holds `done.state_dict()`; a tied tensor is in it under each of its names. model.py has been run
     and compared with the network, or is left out, and the notes say why. The folder appears whole or not at all. Raises
@@ -156,7 +157,7 @@ def _write_all(
     draft: Path,
     emit: Collection[str],
     opset: int | None,
-    measure: Callable[[OnnxReport], Measured] | None,
+    measure: Callable[[OnnxReport, Path], Measured] | None,
 ) -> _Found:
     """Everything but report.json."""
     found = _Found()
@@ -173,11 +174,11 @@ def _write_all(
             except SourceError as error:
                 found.left_out = str(error)
         if "weights" in emit:
-            (draft / "model.safetensors").write_bytes(save(_apart(done.state_dict())))
+            (draft / "model.safetensors").write_bytes(save(apart(done.state_dict())))
         recipe = done.recipe.with_files({name: _sha256(draft / name) for name in _sizes(draft)})
         (draft / "recipe.json").write_text(recipe.to_json(), "utf-8")
     if measure:
-        found.measured = measure(onnx)
+        found.measured = measure(onnx, draft.parent)
     return found
 
 
@@ -186,7 +187,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """safetensors refuses tensors that share memory, as tied weights do, and those with gaps."""
     seen: set[int] = set()
     found = {}

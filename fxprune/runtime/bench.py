@@ -6,11 +6,12 @@ eats all memory takes that process down and becomes an error here.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
-from fxprune.errors import MeasureError
+from fxprune.errors import MeasureError, OptionError
 from fxprune.phases import phase
 from fxprune.runtime.collector import Collector
 from fxprune.runtime.feeds import Given, feeds_for
@@ -24,14 +25,18 @@ from fxprune.runtime.peak_child import draw
 from fxprune.runtime.runners import onnx_once
 
 NAMES = ("A", "B")
+RUNTIMES = ("onnxruntime", "torch")
 PATIENCE = 120.0  # seconds after which a process that measures memory is ended
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """`given` holds shapes and the batch; `threads` are those of each runtime."""
+    """`given` holds shapes and the batch; `threads` are those of each runtime. Without `runtimes`: onnxruntime, and
+    torch too where both sides are folders that can be loaded.
+    """
 
     threads: int = 1
+    runtimes: tuple[str, ...] | None = None
     rounds: Rounds = field(default_factory=Rounds)
     given: Given = field(default_factory=Given)
 
@@ -40,6 +45,7 @@ class BenchOptions:
 class _Side:
     """One of the two, read but not yet run."""
 
+    path: Path
     file: OnnxFile
     feeds: tuple[Feed, ...]
 
@@ -49,18 +55,20 @@ class _Side:
 
 
 def bench(first: Path, second: Path, options: BenchOptions | None = None) -> Measured:
-    """Bytes, parameters, MACs, peak memory and latency in onnxruntime. Raises MeasureError where a file is no ONNX
-    file, cannot be fed or cannot be run.
+    """Bytes, parameters, MACs, peak memory and latency. Raises MeasureError where a file is no ONNX file, cannot be fed
+    or cannot be run, OptionError for a runtime that does not exist, LoadError and UntrustedError for a folder that was
+    to be measured in torch.
     """
     wanted, found = options or BenchOptions(), Collector(NAMES)
-    machine = this_machine(("onnxruntime",))
+    chosen = _runtimes(wanted.runtimes, first, second)
+    machine = this_machine(chosen)
     with phase("read"):
         sides = Pair(_side(first, wanted.given), _side(second, wanted.given))
-    with phase("memory"):
-        found.peaks(Pair(_job(sides.first, wanted), _job(sides.second, wanted)), PATIENCE)
-    with phase("latency"):
-        once = Pair(*(onnx_once(one.file.path, draw(one.feeds), wanted.threads) for one in (sides.first, sides.second)))
-        found.time("onnxruntime", once, wanted.rounds, lambda: inf)
+    if "onnxruntime" in chosen:
+        _in_onnxruntime(sides, wanted, found)
+    if "torch" in chosen:
+        with nullcontext() if wanted.runtimes else found.tried("torch"):
+            _in_torch(sides, wanted, found)
     with phase("count"):
         counts = _counts(sides, found)
     _compare_inputs(sides, found)
@@ -71,12 +79,41 @@ def bench(first: Path, second: Path, options: BenchOptions | None = None) -> Mea
     )  # fmt: skip
 
 
+def _runtimes(asked: tuple[str, ...] | None, first: Path, second: Path) -> tuple[str, ...]:
+    if asked is None:
+        both = all((side / "model.py").is_file() for side in (first, second))
+        return ("onnxruntime", "torch") if both else ("onnxruntime",)
+    unknown = [name for name in asked if name not in RUNTIMES]
+    if unknown or not asked:
+        raise OptionError(f"unknown runtime {', '.join(unknown)!r}: choose {', '.join(RUNTIMES)}")
+    for side in (first, second) if "torch" in asked else ():
+        if not (side / "model.py").is_file():
+            raise MeasureError(f"{side} cannot be measured in torch: it is no folder with a model.py")
+    return asked
+
+
+def _in_onnxruntime(sides: Pair[_Side], wanted: BenchOptions, found: Collector) -> None:
+    with phase("memory"):
+        found.peaks(Pair(_job(sides.first, wanted), _job(sides.second, wanted)), PATIENCE)
+    with phase("latency"):
+        once = Pair(*(onnx_once(one.file.path, draw(one.feeds), wanted.threads) for one in (sides.first, sides.second)))
+        found.time("onnxruntime", once, wanted.rounds, lambda: inf)
+
+
+def _in_torch(sides: Pair[_Side], wanted: BenchOptions, found: Collector) -> None:
+    with phase("torch"):
+        from fxprune.runtime.bench_torch import Artefact, measure_in_torch  # torch takes a while to import
+
+        first, second = (Artefact(side.path, side.feeds) for side in (sides.first, sides.second))
+        measure_in_torch(found, Pair(first, second), wanted.threads, wanted.rounds, PATIENCE)
+
+
 def _side(path: Path, given: Given) -> _Side:
     where = path / "model.onnx" if path.is_dir() else path
     if path.is_dir() and not where.is_file():
         raise MeasureError(f"{path} holds no model.onnx: name an ONNX file, or a folder that fxprune wrote")
     file = read_onnx(where)
-    return _Side(file, feeds_for(str(path), declared_inputs(file), given))
+    return _Side(path, file, feeds_for(str(path), declared_inputs(file), given))
 
 
 def _job(side: _Side, wanted: BenchOptions) -> PeakJob:
@@ -84,8 +121,14 @@ def _job(side: _Side, wanted: BenchOptions) -> PeakJob:
 
 
 def _files(sides: Pair[_Side]) -> dict[str, Pair[int | None]]:
-    """The file with the numbers it keeps beside it."""
-    return {"ONNX": Pair(sum(sides.first.file.files.values()), sum(sides.second.file.files.values()))}
+    """The ONNX file with the numbers it keeps beside it, and of two folders the weights."""
+    found: dict[str, Pair[int | None]] = {
+        "ONNX": Pair(sum(sides.first.file.files.values()), sum(sides.second.file.files.values()))
+    }
+    weights = [side.path / "model.safetensors" for side in (sides.first, sides.second)]
+    if all(one.is_file() for one in weights):
+        found["model.safetensors"] = Pair(*(one.stat().st_size for one in weights))
+    return found
 
 
 def _counts(sides: Pair[_Side], found: Collector) -> dict[str, Pair[int | None]]:

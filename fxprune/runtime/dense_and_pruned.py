@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from safetensors.torch import save_file
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.emit.folder import apart
 from fxprune.emit.module import build_module
 from fxprune.emit.onnx import OnnxReport, export_onnx
 from fxprune.emit.onnx_compare import drawn_like, leaves
+from fxprune.emit.source import write_source
+from fxprune.example import described
 from fxprune.phases import phase
 from fxprune.program import Inputs, Program, materialise
 from fxprune.runtime.budget import Budget
@@ -27,7 +32,7 @@ GPU = "cuda"
 NAMES = ("dense", "pruned")
 SECONDS = 15.0  # for all runs together; writing the dense network as ONNX comes on top
 LEAST = 4.0  # seconds for the latency in one runtime, whatever the rest has taken
-PATIENCE = 10.0  # seconds after which a process that measures memory is ended
+PATIENCE = 15.0  # seconds after which a process that measures memory is ended
 
 
 @dataclass(frozen=True)
@@ -40,38 +45,70 @@ class MeasureOptions:
     rounds: Rounds = field(default_factory=Rounds)
 
 
-def measure(dense: Program, small: Program, onnx: OnnxReport, options: MeasureOptions | None = None) -> Measured:
+def measure(
+    dense: Program, small: Program, onnx: OnnxReport, options: MeasureOptions | None = None, box: Path | None = None
+) -> Measured:
     """Bytes, latency and peak memory of both networks. `onnx` is the file of the small one, where it lies now.
 
     What cannot be measured is left out, and a note says why. The numbers of the dense network are used, not copied; its
-    ONNX file lies in a temporary folder meanwhile.
+    files lie in a temporary folder meanwhile, inside `box` if that is given.
     """
     wanted, found = options or MeasureOptions(), Collector(NAMES)
     machine = this_machine(("onnxruntime", "torch"))
-    files: dict[str, Pair[int | None]] = {}
-    with TemporaryDirectory(prefix="fxprune-", ignore_cleanup_errors=True) as box, torch.no_grad():
-        path = Path(box) / "model.onnx"
-        with phase("export dense"), found.tried("the dense network in onnxruntime"):
-            module = materialise(dense.module, dense.tensors, fx.GraphModule)
-            inputs = dense.inputs.with_storage()
-            theirs = export_onnx(module.eval(), inputs, path, opset=onnx.opset, batches=(1,))
-            files["model.onnx"] = Pair(theirs.size, onnx.size)
-        reports = Pair(theirs, onnx) if files else None
-        feeds, batch = _inputs(small, reports or Pair(onnx, onnx), wanted.batch)
+    work = _Work(found, wanted, Pair(dense, small), Pair(_module(dense), build_module(small, bake=True)))
+    with torch.no_grad():
+        with TemporaryDirectory(".onnx", dir=box, ignore_cleanup_errors=True) as folder:
+            with phase("export dense"):
+                reports = _export_dense(work, onnx, Path(folder))
+            work.budget = Budget(wanted.seconds)
+            inputs, batch = _inputs(small, reports or Pair(onnx, onnx), wanted.batch)
+            with phase("measure"), TemporaryDirectory(".torch", dir=box, ignore_cleanup_errors=True) as other:
+                if reports:
+                    _peak_in_onnxruntime(work, reports, inputs)
+                _peak_in_torch(work, inputs, Path(other))
+                if reports:
+                    _in_onnxruntime(work, reports, inputs)
         with phase("measure"):
-            budget = Budget(wanted.seconds)
-            if reports:
-                _in_onnxruntime(found, reports, feeds, wanted, budget)
-            _in_torch(found, dense, small, feeds, wanted, budget)
+            _in_torch(work, inputs)
             if torch.cuda.is_available():
-                _on_gpu(found, dense, small, feeds, wanted.rounds, budget)
+                _on_gpu(work, inputs)
     if batch != wanted.batch:
         found.notes.append(f"measured with batches of {batch}: the network takes no others")
     found.note_load(machine)
     return Measured(
-        NAMES, machine, Pair(batch, batch), wanted.threads, files,
+        NAMES, machine, Pair(batch, batch), wanted.threads, work.files,
         latency=found.latency, memory=found.memory, notes=tuple(found.notes),
     )  # fmt: skip
+
+
+@dataclass
+class _Work:
+    """What the steps share. `modules` are in eval mode, with masks multiplied in."""
+
+    found: Collector
+    wanted: MeasureOptions
+    programs: Pair[Program]
+    modules: Pair[nn.Module]
+    files: dict[str, Pair[int | None]] = field(default_factory=dict)
+    budget: Budget = field(default_factory=lambda: Budget(SECONDS))
+
+
+def _module(program: Program) -> nn.Module:
+    """The program's network with the numbers themselves, not copies."""
+    return materialise(program.module, program.tensors, fx.GraphModule).eval()
+
+
+def _export_dense(work: _Work, onnx: OnnxReport, folder: Path) -> Pair[OnnxReport] | None:
+    """Both ONNX files; None when that of the dense network cannot be written."""
+    dense = work.programs.first
+    with work.found.tried("the dense network in onnxruntime"):
+        report = export_onnx(
+            work.modules.first, dense.inputs.with_storage(), folder / "model.onnx",
+            opset=onnx.opset, batches=(1,), dynamic_batch=dense.dynamic_batch,
+        )  # fmt: skip
+        work.files["model.onnx"] = Pair(report.size, onnx.size)
+        return Pair(report, onnx)
+    return None
 
 
 def _inputs(program: Program, onnx: Pair[OnnxReport], batch: int) -> tuple[Inputs, int]:
@@ -84,46 +121,64 @@ def _inputs(program: Program, onnx: Pair[OnnxReport], batch: int) -> tuple[Input
     return drawn_like(inputs, batched, batch, torch.Generator().manual_seed(0)), batch
 
 
-def _in_onnxruntime(
-    found: Collector, onnx: Pair[OnnxReport], inputs: Inputs, wanted: MeasureOptions, budget: Budget
-) -> None:
-    arrays = [one.numpy() for one in leaves(inputs)]
-
+def _peak_in_onnxruntime(work: _Work, onnx: Pair[OnnxReport], inputs: Inputs) -> None:
     def job(report: OnnxReport) -> PeakJob:
-        feeds = [(name, one.shape, one.dtype.name) for name, one in zip(report.inputs, arrays, strict=True)]
-        return PeakJob("onnxruntime", str(report.path), feeds, wanted.threads)
+        feeds = [(name, one.shape, one.dtype.name) for name, one in _feeds(report, inputs).items()]
+        return PeakJob("onnxruntime", str(report.path), feeds, work.wanted.threads)
 
-    with found.tried("peak memory in onnxruntime"):
-        found.peaks(Pair(job(onnx.first), job(onnx.second)), PATIENCE)
-    with found.tried("latency in onnxruntime"):
-        once = [
-            onnx_once(one.path, dict(zip(one.inputs, arrays, strict=True)), wanted.threads)
-            for one in (onnx.first, onnx.second)
-        ]
-        found.time("onnxruntime", Pair(*once), wanted.rounds, _share(budget, 0.5).left)
+    with work.found.tried("peak memory in onnxruntime"):
+        work.found.peaks(Pair(job(onnx.first), job(onnx.second)), PATIENCE)
 
 
-def _in_torch(
-    found: Collector, dense: Program, small: Program, inputs: Inputs, wanted: MeasureOptions, budget: Budget
-) -> None:
-    with torch_threads(wanted.threads), found.tried("latency in torch"):
-        modules = materialise(dense.module, dense.tensors, fx.GraphModule).eval(), build_module(small, bake=True)
-        once = Pair(*(torch_once(module, inputs) for module in modules))
-        found.time("torch", once, wanted.rounds, _share(budget, 1.0).left)
+def _in_onnxruntime(work: _Work, onnx: Pair[OnnxReport], inputs: Inputs) -> None:
+    wanted = work.wanted
+    with work.found.tried("latency in onnxruntime"):
+        once = Pair(*(onnx_once(one.path, _feeds(one, inputs), wanted.threads) for one in (onnx.first, onnx.second)))
+        work.found.time("onnxruntime", once, wanted.rounds, _share(work.budget, 0.5).left)
 
 
-def _on_gpu(found: Collector, dense: Program, small: Program, inputs: Inputs, rounds: Rounds, budget: Budget) -> None:
+def _feeds(report: OnnxReport, inputs: Inputs) -> dict[str, Any]:
+    return dict(zip(report.inputs, (one.numpy() for one in leaves(inputs)), strict=True))
+
+
+def _peak_in_torch(work: _Work, inputs: Inputs, folder: Path) -> None:
+    """Each network goes to its process as source and weights."""
+
+    def job(name: str, program: Program, module: nn.Module) -> PeakJob:
+        (folder / name).mkdir()
+        (folder / name / "model.py").write_text(write_source(program, ()).text, "utf-8")
+        save_file(apart(module.state_dict()), folder / name / "model.safetensors")
+        return PeakJob("torch", str(folder / name), described(inputs), work.wanted.threads, trust=True)
+
+    with work.found.tried("peak memory in torch"):
+        programs, modules = work.programs, work.modules
+        jobs = [job("dense", programs.first, modules.first), job("pruned", programs.second, modules.second)]
+        work.files["model.safetensors"] = Pair(
+            *((folder / name / "model.safetensors").stat().st_size for name in NAMES)
+        )
+        work.found.peaks(Pair(*jobs), PATIENCE)
+
+
+def _in_torch(work: _Work, inputs: Inputs) -> None:
+    with torch_threads(work.wanted.threads), work.found.tried("latency in torch"):
+        once = Pair(torch_once(work.modules.first, inputs), torch_once(work.modules.second, inputs))
+        work.found.time("torch", once, work.wanted.rounds, _share(work.budget, 1.0).left)
+
+
+def _on_gpu(work: _Work, inputs: Inputs) -> None:
     """Copies go there: moving the module itself would move the user's own numbers."""
 
     def moved(tensor: Tensor) -> Tensor:
         return tensor.detach().to(GPU)
 
-    with found.tried("latency on the GPU"):
+    with work.found.tried("latency on the GPU"):
         args, kwargs = pytree.tree_map_only(Tensor, moved, (inputs.args, dict(inputs.kwargs)))
-        there = materialise(dense.module, {name: moved(one) for name, one in dense.tensors.items()}, fx.GraphModule)
-        modules = there.eval(), build_module(small, bake=True).to(GPU)
+        dense = work.programs.first
+        there = _module(replace(dense, tensors={name: moved(one) for name, one in dense.tensors.items()}))
+        modules = there, build_module(work.programs.second, bake=True).to(GPU)
         once = Pair(*(cuda_once(module, Inputs(args, kwargs)) for module in modules))
-        found.time(f"torch on {torch.cuda.get_device_name()}", once, rounds, _share(budget, 1.0).left)
+        name = f"torch on {torch.cuda.get_device_name()}"
+        work.found.time(name, once, work.wanted.rounds, _share(work.budget, 1.0).left)
 
 
 def _share(budget: Budget, part: float) -> Budget:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fxprune.errors import MeasureError
 
@@ -26,13 +27,18 @@ class PeakJob:
 
     runtime  "onnxruntime" or "torch"
     model    path of an ONNX file; for torch, of a folder with model.py and model.safetensors
+    feeds    a name, shape and dtype for each input; for torch, inputs as `fxprune.example.described` tells them
+    masked   for torch: weights that model.py multiplies with masks; they are multiplied once, for inference
+    trust    for torch: run model.py whatever it says
     """
 
     runtime: str
     model: str
-    feeds: Sequence[Feed]
+    feeds: Sequence[Feed] | Mapping[str, Any]
     threads: int = 1
     passes: int = 3
+    masked: Sequence[str] = ()
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def _run(job: PeakJob, seconds: float, child: Path) -> str:
     try:
         done = subprocess.run(
             [sys.executable, "-P", str(child)],
-            input=json.dumps(asdict(job)),
+            input=json.dumps({**asdict(job), "package": str(_CHILD.parents[2])}),
             capture_output=True,
             text=True,
             errors="replace",

@@ -1,7 +1,7 @@
 """Run as a script in a fresh process: load one network, run it, print the peak of memory as JSON.
 
-Reads a job from stdin, see `fxprune.runtime.peak`. Imports nothing of fxprune, so that what it measures is the runtime
-and the network. Memory counts from after the imports and before the network is loaded. On Linux the kernel's own peak
+Reads a job from stdin, see `fxprune.runtime.peak`. Of fxprune it imports what makes a network of a model.py, and for an
+ONNX file nothing. Memory counts from after the imports and before the network is loaded. On Linux the kernel's own peak
 (VmHWM) is set back at that point; elsewhere ru_maxrss before and after is all there is, which misses what fits into
 memory that the imports have used and given back.
 """
@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 Run = Callable[[], object]
@@ -58,7 +59,33 @@ def _onnxruntime(job: dict[str, Any]) -> Callable[[], Run]:
 
 
 def _torch(job: dict[str, Any]) -> Callable[[], Run]:
-    raise NotImplementedError
+    sys.path.append(job["package"])
+    import torch
+    from safetensors.torch import load_file
+
+    from fxprune.artefacts import bake
+    from fxprune.emit.source_run import network_from
+    from fxprune.example import rebuilt
+
+    torch.set_num_threads(job["threads"])
+    inputs = rebuilt(job["feeds"], "the job")
+    text, file = Path(job["model"], "model.py").read_text("utf-8"), Path(job["model"], "model.safetensors")
+
+    def network(weights: dict[str, Any]) -> torch.nn.Module:
+        return network_from(text, weights, "model.py", trust=job["trust"])
+
+    network({name: one.to("meta") for name, one in load_file(file).items()})  # torch imports as it goes along
+
+    def load() -> Run:
+        loaded = bake(network(load_file(file)), job["masked"])
+
+        def run() -> None:
+            with torch.inference_mode():
+                loaded(*inputs.args, **inputs.kwargs)
+
+        return run
+
+    return load
 
 
 def _peak_counter() -> tuple[str, Callable[[], int]]:
