@@ -102,7 +102,7 @@ class Recipe(BaseModel):
         self._check_not_folded(type(model).__name__)
         model, _ = plain_weights(model)
         tensors = named_tensors(model)
-        self._check_dense(tensors, type(model).__name__)
+        self._check_dense(self.shapes, tensors, type(model).__name__)
         memo: dict[int, Any] = {}
         for name, tensor in tensors.items():
             if id(tensor) not in memo:
@@ -125,7 +125,7 @@ class Recipe(BaseModel):
         or shapes do not fit.
         """
         self._check_not_folded("the dense network")
-        self._check_dense(into, "the dense state")
+        self._check_dense([name for name in self.shapes if name not in self.constants], into, "the dense state")
         small = masked_weights(plain_names(small_state), self.masks)
         missing = [name for name in self.shapes if name not in small]
         if missing:
@@ -147,12 +147,12 @@ class Recipe(BaseModel):
                 "go: use the compiled module, in which they are folded into the weights"
             )
 
-    def _check_dense(self, tensors: Mapping[str, Tensor], owner: str) -> None:
-        """Everything that lost channels is there, in the dense shape."""
-        for name, shape in self.shapes.items():
+    def _check_dense(self, names: Iterable[str], tensors: Mapping[str, Tensor], owner: str) -> None:
+        """These, which lost channels, are there in the dense shape."""
+        for name in names:
             if name not in tensors:
                 raise RewriteError(f"the recipe cuts {name}, which {owner} does not have")
-            found = tuple(tensors[name].shape)
+            found, shape = tuple(tensors[name].shape), self.shapes[name]
             if found != tuple(shape):
                 raise RewriteError(f"{name} has shape {found}; the recipe was made for {tuple(shape)}")
 
@@ -230,9 +230,12 @@ class Recipe(BaseModel):
         if len(text) > LONGEST:
             raise LoadError(f"{file} is no recipe: it has {len(text):,} bytes")
         try:
-            return cls.model_validate_json(text)
+            found = cls.model_validate_json(text)
         except ValidationError as error:
             raise LoadError(f"{file} {_complaint(text, error)}") from None
+        if not {"format", "version"} <= found.model_fields_set:
+            raise LoadError(f"{file} is not a recipe that fxprune wrote")
+        return found
 
 
 def _check_rising(name: str, dim: int, kept: Iterable[int], size: int) -> None:

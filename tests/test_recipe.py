@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune import Compiled, Recipe, zoo
 from fxprune.capture.zoo_imports import import_torchvision
-from fxprune.errors import RewriteError
+from fxprune.errors import LoadError, RewriteError
 
 
 class Grouped(nn.Module):
@@ -208,3 +209,66 @@ def test_option_lists_reach_the_text() -> None:
     recipe = compiled(Grouped(), 8, ignore=["middle"]).recipe
     assert json.loads(recipe.to_json())["options"]["ignore"] == ["middle"]
     assert "middle.weight" not in recipe.kept or 0 not in recipe.kept["middle.weight"]
+
+
+# ---- read back
+
+
+def test_recipe_comes_back_from_its_text_and_works() -> None:
+    model = Grouped()
+    recipe = compiled(model, 8).recipe
+    again = Recipe.from_json(recipe.to_json())
+    assert again.to_json() == recipe.to_json() and again.kept == recipe.kept
+    ours, theirs = (fxprune.apply(one, model).state_dict() for one in (recipe, again))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def damaged(change: Callable[[dict[str, Any]], Any]) -> str:
+    content = json.loads(compiled(Grouped(), 8).recipe.to_json())
+    change(content)
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda r: r.update(version=2), "has version 2, and this fxprune reads up to 1: install a newer fxprune"),
+        (lambda r: r.update(version="1"), "is damaged: version"),
+        (lambda r: r.update(format="other"), "is not a recipe that fxprune wrote"),
+        (lambda r: r.pop("format"), "is damaged|is not a recipe"),
+        (lambda r: r.pop("kept"), "is damaged: kept: Field required"),
+        (lambda r: r.update(run="os.system"), "is damaged: run: Extra inputs are not permitted"),
+        (lambda r: r["kept"].update({"first.weight": {"0": [3, 1]}}), "keeps position 1 of dimension 0"),
+        (lambda r: r["kept"].update({"first.weight": {"0": [99]}}), "keeps position 99 of dimension 0, which has 16"),
+        (lambda r: r["kept"].update({"first.weight": {"0": [-1]}}), "keeps position -1"),
+        (lambda r: r["kept"].update({"first.weight": {"9": [1]}}), "has no dimension 9"),
+        (lambda r: r["kept"].update({"nowhere": {"0": [1]}}), "nowhere has no dimension 0"),
+        (lambda r: r["kept"].update({"first.weight": {"0": [1.5]}}), "is damaged: kept.first.weight.0.0"),
+        (lambda r: r["kept"].update({"first.weight": {"x": [1]}}), "is damaged: kept.first.weight.x"),
+        (lambda r: r["kept_per_group"].update({"grouped.weight": {"1": [[0], [0, 1]]}}), "equally many columns"),
+        (lambda r: r["kept_per_group"].update({"grouped.weight": {"1": []}}), "equally many columns"),
+        (lambda r: r["numbers"].update({"grouped": {"forward": 1}}), "is damaged: numbers.grouped.forward"),
+        (lambda r: r["numbers"].update({"grouped": {"groups": {}}}), "is damaged: numbers.grouped.groups"),
+        (lambda r: r.update(files={"../../evil": "0"}), "is damaged: files"),
+    ],
+    ids=range(18),
+)  # fmt: skip
+def test_damaged_recipes_are_refused_in_one_line(change: Callable[[dict[str, Any]], Any], complaint: str) -> None:
+    with pytest.raises(LoadError, match=complaint) as caught:
+        Recipe.from_json(damaged(change), "net/recipe.json")
+    assert str(caught.value).startswith("net/recipe.json ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "NaN", b"\xff\xfe", "[" * 100_000, '{"format": "fxprune-recipe", "version": 1e999}',
+             '{"kept": ' * 5000, "9" * 10_000], ids=range(10),
+)  # fmt: skip
+def test_what_is_no_recipe_is_refused(text: str | bytes) -> None:
+    with pytest.raises(LoadError):
+        Recipe.from_json(text)
+
+
+def test_numbers_of_modules_that_the_network_lacks_are_refused() -> None:
+    recipe = compiled(Grouped(), 8).recipe.model_copy(update={"numbers": {"no.where": {"groups": 2}}})
+    with pytest.raises(RewriteError, match=r"changes no\.where, which Grouped does not have"):
+        recipe.apply(Grouped())
