@@ -130,12 +130,20 @@ def zipped() -> bytes:
     return stream.getvalue()
 
 
+def of_the_future() -> bytes:
+    """An archive that says it needs version 12.8 of the format."""
+    content = bytearray(pickled(nn.ReLU()))
+    content[content.index(b"PK\x01\x02") + 6] = 128
+    return bytes(content)
+
+
 NO_NETWORKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "empty": ("net.pt", lambda: b"", "is empty"),
     "empty safetensors": ("net.safetensors", lambda: b"", "is empty"),
     "random": ("net.pt", lambda: bytes(range(7, 250)), "is not a file that torch.save wrote"),
     "truncated": ("net.pt", lambda: pickled(nn.Conv2d(3, 4, 3))[:-300], "is truncated or damaged"),
     "start of a zip": ("net.pt", lambda: b"PK\x03\x04" + bytes(300), "is truncated or damaged"),
+    "zip of the future": ("net.pt", of_the_future, "is truncated or damaged"),
     "text": ("net.py", lambda: b"import torch", "is not a file that torch.save wrote"),
     "another zip": ("net.zip", zipped, "not one that torch.save wrote"),
     "state dict": ("net.pth", lambda: pickled(nn.Linear(2, 2).state_dict()), "--arch"),

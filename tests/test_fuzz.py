@@ -1,0 +1,79 @@
+"""tools/fuzz.py: a hundred damaged files do no harm, and every planted fault is noticed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+TOOLS = str(Path(__file__).resolve().parent.parent / "tools")
+
+
+@pytest.fixture(scope="module")
+def fuzz() -> Iterator[ModuleType]:
+    sys.path.insert(0, TOOLS)
+    import fuzz
+
+    yield fuzz
+    sys.path.remove(TOOLS)
+
+
+@pytest.fixture(scope="module")
+def plan(fuzz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from fuzz_targets import write_sound  # type: ignore[import-not-found]
+
+    folder = tmp_path_factory.mktemp("fuzz").resolve()
+    return fuzz.Plan(range(100), 0, write_sound(folder), folder)
+
+
+@pytest.fixture(scope="module")
+def reader(fuzz: ModuleType, plan: Any) -> Iterator[Any]:
+    """One watched process for all tests, begun anew by those that end it."""
+    made = fuzz.Reader(plan.folder, plan.sound, patience=60.0)
+    yield made
+    made.end()
+
+
+def test_sound_files_are_accepted(plan: Any, reader: Any) -> None:
+    assert [reader.read(path)[0] for path in plan.sound] == ["accepted"] * len(plan.sound)
+
+
+def test_damaged_files_do_no_harm(plan: Any, reader: Any) -> None:
+    results = [plan.read(case, reader) for case in plan.cases]
+    assert [result for result in results if result.outcome == "fault"] == []
+    count = [result.outcome for result in results]
+    assert count.count("refused") > 50 and count.count("accepted") > 3
+
+
+def test_a_seed_always_gives_the_same_files(fuzz: ModuleType, plan: Any) -> None:
+    first = [fuzz.damaged(case, 7, plan.sound, plan.folder).read_bytes() for case in range(8)]
+    assert first == [fuzz.damaged(case, 7, plan.sound, plan.folder).read_bytes() for case in range(8)]
+    assert first != [fuzz.damaged(case, 8, plan.sound, plan.folder).read_bytes() for case in range(8)]
+
+
+PLANTED = {
+    "pickle without the gate": ("whole.pt", "unpickled .* with Python's pickle"),
+    "export without the gate": ("exported.pt2", "not allowed: (executed|unpickled)"),
+    "writes": ("weights.safetensors", "not allowed: opened .*canary for writing"),
+    "stumbles": ("weights.safetensors", "KeyError"),
+    "says two lines": ("weights.safetensors", "one line"),
+    "grows": ("weights.safetensors", r"took \d{4} MiB"),
+    "sleeps": ("weights.safetensors", r"not done after 3 s\n(.*\n)*.*in read_watched"),
+    "quits": ("weights.safetensors", "ended with status -6"),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_planted_faults_are_noticed(fault: str, plan: Any, reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In files that are not even damaged."""
+    name, message = PLANTED[fault]
+    path = next(one for one in plan.sound if one.name == name)
+    if fault == "sleeps":
+        monkeypatch.setattr(reader, "patience", 3.0)
+    outcome, found, _ = reader.read(path, fault)
+    assert outcome == "fault" and re.search(message, found), found
