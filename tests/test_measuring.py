@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,10 +105,16 @@ def test_the_budget_holds(seconds: float, warm_up: int, passes: int) -> None:
     assert fake.now <= seconds + 1.0, "no more than one round too long"
 
 
+def test_the_fewest_passes_are_run_though_no_time_is_left() -> None:
+    fake = FakeTime()
+    found = alternate(fake.side("A", 1.5), fake.side("B", 0.5), Rounds(), fake.budget(1.0).left)
+    assert found is not None and (found.warm_up, found.passes, found.full) == (1, 5, False)
+
+
 def test_too_few_passes_are_no_statistic() -> None:
     fake = FakeTime()
     assert alternate(fake.side("A", 9.0), fake.side("B", 1.0), Rounds(), fake.budget(45.0).left) is None
-    assert fake.now <= 55.0
+    assert fake.calls == "AB", "nothing is run for nothing"
 
 
 def test_part_of_a_budget() -> None:
@@ -286,7 +293,9 @@ def test_dense_and_pruned(compiled: tuple[Program, Compiled, OnnxReport], monkey
         held = dict(module.named_parameters())
         assert all(held[name].data_ptr() == dense.tensors[name].data_ptr() for name in held), "numbers are not copied"
         folders.append(path.parent)
-        return export(module, inputs, path, **options)  # type: ignore[arg-type]
+        report = export(module, inputs, path, **options)  # type: ignore[arg-type]
+        assert math.isnan(report.difference), "the dense file is not compared with torch"
+        return report
 
     monkeypatch.setattr(dense_and_pruned, "export_onnx", remember)
     found = measure(dense, done.program, written, MeasureOptions(batch=3, rounds=Rounds(2, 6, 0.0)))
@@ -345,10 +354,9 @@ def test_a_gpu_is_measured_where_there_is_one(
 def test_without_time_nothing_is_pretended(
     compiled: tuple[Program, Compiled, OnnxReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense_and_pruned, "LEAST", 0.0)
     monkeypatch.setattr(dense_and_pruned, "PATIENCE", 0.001)
     dense, done, written = compiled
-    found = measure(dense, done.program, written, MeasureOptions(seconds=0.0))
+    found = measure(dense, done.program, written, MeasureOptions(seconds=0.0, rounds=Rounds(patience=0.0)))
     assert not found.latency and not found.memory
     told = "\n".join(found.notes)
     for runtime in ("onnxruntime", "torch"):

@@ -15,6 +15,7 @@ Source: https://docs.pytorch.org/docs/stable/onnx_export.html
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,7 +80,8 @@ def export_onnx(
     the network insists on a size, or without `dynamic_batch`, it stays that of the example, and the notes say so.
     Inputs carry the argument names of `forward`, outputs the keys of a dict, or `output`, or `output_0`, `output_1`,
     ...; an output that has the name of an input gets a number. `metadata` goes into the file as it is. `batches` are
-    the sizes at which the file is compared with torch. Raises ExportError.
+    the sizes at which the file is compared with torch; without any it is not, and `difference` is NaN. Raises
+    ExportError.
     """
     _check_request(module, opset)
     job = _Job(module, in_signature_order(module, inputs), Path(path), opset, metadata, batches, dynamic_batch)
@@ -174,8 +176,8 @@ def _attempt(job: _Job, dynamic: bool, direct: bool) -> tuple[bytes, OnnxReport]
     with job.timed("check", _RefusedError):
         onnx.checker.check_model(blob, full_check=True)
     with job.timed("compare", _RefusedError):
-        gap = difference(job.module, blob, job.inputs, job.batches, 0)
-    if not gap <= TOLERANCE:
+        gap = difference(job.module, blob, job.inputs, job.batches, 0) if job.batches else math.nan
+    if job.batches and not gap <= TOLERANCE:
         raise _RefusedError(f"onnxruntime differs from torch by {gap:.1e}, more than {TOLERANCE:.0e}")
     inputs, outputs = (tuple(value.name for value in values) for values in (proto.graph.input, proto.graph.output))
     used = model.opset_imports[""]

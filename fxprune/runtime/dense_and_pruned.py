@@ -31,7 +31,6 @@ from fxprune.runtime.runners import cuda_once, onnx_once, torch_once, torch_thre
 GPU = "cuda"
 NAMES = ("dense", "pruned")
 SECONDS = 15.0  # for all runs together; writing the dense network as ONNX comes on top
-LEAST = 4.0  # seconds for the latency in one runtime, whatever the rest has taken
 PATIENCE = 15.0  # seconds after which a process that measures memory is ended
 
 
@@ -65,7 +64,7 @@ def measure(
             with phase("measure"), TemporaryDirectory(".torch", dir=box, ignore_cleanup_errors=True) as other:
                 if reports:
                     _peak_in_onnxruntime(work, reports, inputs)
-                _peak_in_torch(work, inputs, Path(other))
+                _peak_in_torch(work, inputs, Path(other), onnx.path.with_name("model.safetensors"))
                 if reports:
                     _in_onnxruntime(work, reports, inputs)
         with phase("measure"):
@@ -99,12 +98,16 @@ def _module(program: Program) -> nn.Module:
 
 
 def _export_dense(work: _Work, onnx: OnnxReport, folder: Path) -> Pair[OnnxReport] | None:
-    """Both ONNX files; None when that of the dense network cannot be written."""
+    """Both ONNX files; None when that of the dense network cannot be written.
+
+    It is not compared with torch, which takes as long again: the file of the small network was, and comes out of the
+    same exporter.
+    """
     dense = work.programs.first
     with work.found.tried("the dense network in onnxruntime"):
         report = export_onnx(
-            work.modules.first, dense.inputs.with_storage(), folder / "model.onnx",
-            opset=onnx.opset, batches=(1,), dynamic_batch=dense.dynamic_batch,
+            work.modules.first, dense.inputs.with_storage(), folder / "model.onnx", opset=onnx.opset, batches=(),
+            dynamic_batch=dense.dynamic_batch and onnx.dynamic_batch,
         )  # fmt: skip
         work.files["model.onnx"] = Pair(report.size, onnx.size)
         return Pair(report, onnx)
@@ -134,15 +137,17 @@ def _in_onnxruntime(work: _Work, onnx: Pair[OnnxReport], inputs: Inputs) -> None
     wanted = work.wanted
     with work.found.tried("latency in onnxruntime"):
         once = Pair(*(onnx_once(one.path, _feeds(one, inputs), wanted.threads) for one in (onnx.first, onnx.second)))
-        work.found.time("onnxruntime", once, wanted.rounds, _share(work.budget, 0.5).left)
+        work.found.time("onnxruntime", once, wanted.rounds, work.budget.part(0.5).left)
 
 
 def _feeds(report: OnnxReport, inputs: Inputs) -> dict[str, Any]:
     return dict(zip(report.inputs, (one.numpy() for one in leaves(inputs)), strict=True))
 
 
-def _peak_in_torch(work: _Work, inputs: Inputs, folder: Path) -> None:
-    """Each network goes to its process as source and weights."""
+def _peak_in_torch(work: _Work, inputs: Inputs, folder: Path, emitted: Path) -> None:
+    """Each network goes to its process as source and weights, masks multiplied in. `emitted` are the weights that the
+    user gets, with masks beside them; they may not be there.
+    """
 
     def job(name: str, program: Program, module: nn.Module) -> PeakJob:
         (folder / name).mkdir()
@@ -153,16 +158,16 @@ def _peak_in_torch(work: _Work, inputs: Inputs, folder: Path) -> None:
     with work.found.tried("peak memory in torch"):
         programs, modules = work.programs, work.modules
         jobs = [job("dense", programs.first, modules.first), job("pruned", programs.second, modules.second)]
-        work.files["model.safetensors"] = Pair(
-            *((folder / name / "model.safetensors").stat().st_size for name in NAMES)
-        )
+        written = [folder / name / "model.safetensors" for name in NAMES]
+        sizes = [one.stat().st_size for one in (written[0], emitted if emitted.is_file() else written[1])]
+        work.files["model.safetensors"] = Pair(*sizes)
         work.found.peaks(Pair(*jobs), PATIENCE)
 
 
 def _in_torch(work: _Work, inputs: Inputs) -> None:
     with torch_threads(work.wanted.threads), work.found.tried("latency in torch"):
         once = Pair(torch_once(work.modules.first, inputs), torch_once(work.modules.second, inputs))
-        work.found.time("torch", once, work.wanted.rounds, _share(work.budget, 1.0).left)
+        work.found.time("torch", once, work.wanted.rounds, work.budget.left)
 
 
 def _on_gpu(work: _Work, inputs: Inputs) -> None:
@@ -178,9 +183,4 @@ def _on_gpu(work: _Work, inputs: Inputs) -> None:
         modules = there, build_module(work.programs.second, bake=True).to(GPU)
         once = Pair(*(cuda_once(module, Inputs(args, kwargs)) for module in modules))
         name = f"torch on {torch.cuda.get_device_name()}"
-        work.found.time(name, once, work.wanted.rounds, _share(work.budget, 1.0).left)
-
-
-def _share(budget: Budget, part: float) -> Budget:
-    """Its part of what is left, or the seconds that the latency in any runtime may take, if that is more."""
-    return max(budget.part(part), Budget(LEAST), key=Budget.left)
+        work.found.time(name, once, work.wanted.rounds, work.budget.left)

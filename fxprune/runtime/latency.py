@@ -13,25 +13,26 @@ Once = Callable[[], float]  # one pass of a network; returns its seconds
 class Rounds:
     """How many rounds are run; a round is one pass of each side.
 
-    warm_up  rounds that do not count, at least 1
-    passes   rounds that count
-    lasting  seconds of counted rounds below which more are run, so that a network of microseconds is not judged by 30
-             of them
-    at_most  counted rounds at which that ends
+    warm_up   rounds that do not count, at least 1
+    passes    rounds that count
+    lasting   seconds of counted rounds below which more are run, so that a network of microseconds is not judged by 30
+              of them
+    at_most   counted rounds at which that ends
+    fewest    counted rounds below which there is no statistic
+    patience  seconds that these may take even when no time is left
     """
 
     warm_up: int = 10
     passes: int = 30
     lasting: float = 1.0
     at_most: int = 300
+    fewest: int = 5
+    patience: float = 10.0
 
     @classmethod
     def exactly(cls, passes: int) -> Rounds:
         """As many counted rounds as somebody asked for, and no more."""
-        return cls(passes=passes, lasting=0.0, at_most=passes)
-
-
-FEWEST = 5  # counted rounds below which no statistic is given
+        return cls(passes=passes, lasting=0.0, at_most=passes, fewest=min(5, passes))
 
 
 @dataclass(frozen=True)
@@ -66,29 +67,28 @@ class Timed:
 
 
 def alternate(first: Once, second: Once, rounds: Rounds, left: Callable[[], float]) -> Timed | None:
-    """Run rounds of first and second in turns while `left()` seconds allow it; None when fewer than 5 counted.
+    """Run rounds of first and second in turns while `left()` seconds allow it; None where not even the fewest can be
+    run.
 
     Where time is short the warm-up shrinks first, to one round. A pass that runs is never interrupted.
     """
-    warm_up = _warm_up(first, second, rounds, left)
-    pairs: list[tuple[float, float]] = []
-    while _wants_more(pairs, rounds) and left() > 0:
-        pairs.append((first(), second()))
-    if len(pairs) < min(FEWEST, rounds.passes):
+    warm_up, took = _warm_up(first, second, rounds, left)
+    if took * rounds.fewest > max(left(), rounds.patience):
         return None
+    pairs: list[tuple[float, float]] = []
+    while _wants_more(pairs, rounds) and (left() > 0 or len(pairs) < rounds.fewest):
+        pairs.append((first(), second()))
     full = len(pairs) >= rounds.passes and warm_up >= rounds.warm_up
     ours, theirs = zip(*pairs, strict=True)
     return Timed(latency(ours), latency(theirs), ratio(pairs), warm_up, len(pairs), full)
 
 
-def _warm_up(first: Once, second: Once, rounds: Rounds, left: Callable[[], float]) -> int:
-    """How many uncounted rounds were run: all that leave time for the counted ones."""
-    for done in range(1, rounds.warm_up):
-        took = first() + second()
-        if left() < took * (rounds.passes + 1):
-            return done
-    first(), second()
-    return rounds.warm_up
+def _warm_up(first: Once, second: Once, rounds: Rounds, left: Callable[[], float]) -> tuple[int, float]:
+    """(how many uncounted rounds were run: all that leave time for the counted ones; seconds of the last)."""
+    done, took = 1, first() + second()
+    while done < rounds.warm_up and left() >= took * (rounds.passes + 1):
+        done, took = done + 1, first() + second()
+    return done, took
 
 
 def _wants_more(pairs: Sequence[tuple[float, float]], rounds: Rounds) -> bool:
