@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from fxprune.channels.groups import Couplings
 from fxprune.cost import cost
-from fxprune.emit.module import build_module, plain_state, with_tied_names
+from fxprune.drawing import DrawnTensors
+from fxprune.emit.module import build_module, own, plain_state, with_tied_names
 from fxprune.example import described
 from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport, WeightMasks
 from fxprune.program import Program, named_tensors
@@ -30,17 +32,22 @@ if TYPE_CHECKING:
 class Compiled:
     """The result of `compile`.
 
-    program  the cut network on its way: a graph over a skeleton without numbers, and its tensors
+    program  the cut network on its way: a graph over a skeleton without numbers, and its tensors, which are those of
+             `module`
     report   asked, decided, achieved, repaired, frozen and why
-    recipe   what was kept, in the user's names; `recipe.apply(model)` repeats it
     whole    the given network, where only a part of it was compiled: then `program` is the part, `module` a copy of the
              whole with the part replaced
     """
 
     program: Program
     report: Report
-    recipe: Recipe
+    write_recipe: Callable[[], Recipe]
     whole: Whole | None = None
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What was kept, in the user's names; `recipe.apply(model)` repeats it."""
+        return self.write_recipe()
 
     @cached_property
     def module(self) -> nn.Module:
@@ -49,7 +56,7 @@ class Compiled:
         Module and parameter names are those of the given model. A masked weight is a parametrisation: its zeros stay
         zero whatever an optimiser does.
         """
-        return self.whole.rebuilt(self.program) if self.whole else build_module(self.program)
+        return self.whole.rebuilt(self.program) if self.whole else build_module(self.program, share=True)
 
     def state_dict(self) -> dict[str, Tensor]:
         """State of `module` under plain names: effective weights, and each mask as `<weight>_mask`."""
@@ -95,6 +102,28 @@ class Compiled:
         return baked.eval()
 
 
+def finished(
+    dense: Program, small: Program, asked: dict[str, Any], seconds: dict[str, float], notes: tuple[str, ...]
+) -> Compiled:
+    """What `compile` returns. Numbers that the cut program still shares with the given network are copied."""
+    small = replace(small, tensors=_apart(small.tensors, dense.tensors))
+    skeleton = dense.module
+    return Compiled(
+        small, make_report(dense, small, asked, seconds, notes), lambda: make_recipe(skeleton, small, asked)
+    )
+
+
+def _apart(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without any memory of the given ones; tied names keep sharing one object."""
+    held = given.base if isinstance(given, DrawnTensors) else given
+    theirs = {one.untyped_storage().data_ptr() for one in held.values()}
+    found: dict[int, Tensor] = {}
+    for one in tensors.values():
+        if id(one) not in found:
+            found[id(one)] = own(one) if one.untyped_storage().data_ptr() in theirs else one
+    return {name: found[id(one)] for name, one in tensors.items()}
+
+
 def make_report(
     dense: Program, small: Program, asked: dict[str, Any], seconds: dict[str, float], notes: tuple[str, ...]
 ) -> Report:
@@ -134,17 +163,18 @@ def make_report(
     )
 
 
-def make_recipe(dense: Program, small: Program, asked: dict[str, Any]) -> Recipe:
+def make_recipe(dense: nn.Module, small: Program, asked: dict[str, Any]) -> Recipe:
+    """dense: the skeleton of the given network."""
     shrunk = small.fact(Shrunk)
     return Recipe(
         kept={name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in shrunk.kept.items()},
         kept_per_group={
             name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in shrunk.kept_per_group.items()
         },
-        numbers=_numbers(dense.module, small.module),
+        numbers=_numbers(dense, small.module),
         shapes={
             name: list(tensor.shape)
-            for name, tensor in named_tensors(dense.module).items()
+            for name, tensor in named_tensors(dense).items()
             if name in shrunk.kept or name in shrunk.kept_per_group
         },
         indices={name: values.reshape(-1).tolist() for name, values in shrunk.renumbered.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.channels.engine import Analysis
@@ -32,12 +32,12 @@ def cost(program: Program, analysis: Analysis) -> Cost:
 
     MACs are half the FLOPs that torch.utils.flop_counter's formulas gave during the analysis, divided by the batch.
     """
-    parameters = {id(one): one.numel() for one in program.module.parameters()}
-    total = sum(parameters.values())
+    own = {id(one): one for one in named_tensors(program.module).values()}.values()
+    total = sum(one.numel() for one in own if isinstance(one, nn.Parameter))
+    size = sum(one.numel() * one.element_size() for one in own)
     masks = program.facts[WeightMasks].masks if WeightMasks in program.facts else {}
     zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks.values())
-    held = {id(one): one.numel() * one.element_size() for one in named_tensors(program.module).values()}
-    return Cost(total, total - zeros, analysis.flops // 2 // _batch(program), sum(held.values()))
+    return Cost(total, total - zeros, analysis.flops // 2 // _batch(program), size)
 
 
 def _batch(program: Program) -> int:

@@ -54,7 +54,7 @@ def _foldable(program: Program, graph: fx.Graph) -> Iterator[tuple[str, fx.Node]
     """(parameter, node): the node computes a tensor of the parameter's shape from parameters alone, with a statistic,
     and the parameter is read for nothing else.
     """
-    own = _of_parameters(program, graph)
+    own = _of_parameters(program, graph) if any(node.op == "get_attr" for node in graph.nodes) else {}
     for node in own:
         if node.op == "get_attr" or all(user in own for user in node.users):
             continue
@@ -72,7 +72,7 @@ def _foldable(program: Program, graph: fx.Graph) -> Iterator[tuple[str, fx.Node]
 
 def _of_parameters(program: Program, graph: fx.Graph) -> dict[fx.Node, None]:
     """Nodes whose values depend on parameters alone, in order."""
-    parameters = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
+    parameters = {name for name, one in named_tensors(program.module).items() if isinstance(one, nn.Parameter)}
     found: dict[fx.Node, None] = {}
     for node in graph.nodes:
         read = node.op == "get_attr" and node.target in parameters

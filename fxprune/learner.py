@@ -19,7 +19,7 @@ from fxprune.capture.module import capture
 from fxprune.channels.first_walk import first_walk
 from fxprune.channels.groups import ChannelGroup, Couplings
 from fxprune.channels.scores import feasible, strongest
-from fxprune.compiled import Compiled, make_recipe, make_report
+from fxprune.compiled import Compiled, finished
 from fxprune.errors import NothingPrunableError, OptionError
 from fxprune.facts import Ranking, WidthPlan
 from fxprune.manager import PassManager
@@ -162,9 +162,7 @@ class StructureLearner:
             small = manager.run(program)
         asked = asdict(self.options) | {"scope": self.scope, "mode": self.mode, "epochs": len(self.history)}
         notes = (f"widths were learned in {len(self.history)} epochs of {self.updates} steps in all",)
-        done = Compiled(
-            small, make_report(program, small, asked, manager.seconds, notes), make_recipe(program, small, asked)
-        )
+        done = finished(program, small, asked, manager.seconds, notes)
         if optimizer is not None:
             cut_optimizer(optimizer, self.model, done.module, done.recipe)
         return done

@@ -12,7 +12,7 @@ from fxprune.budget import Budget, one_budget, search
 from fxprune.capture.module import as_network, check_numbers
 from fxprune.channels.first_walk import first_walk
 from fxprune.channels.groups import Couplings
-from fxprune.compiled import Compiled, make_recipe, make_report
+from fxprune.compiled import Compiled, finished
 from fxprune.cost import Cost, cost
 from fxprune.errors import OptionError
 from fxprune.facts import Shrunk
@@ -214,9 +214,7 @@ def _run(program: Program, options: Options, manager: PassManager, notes: tuple[
     manager.observers = (*manager.observers, remember)
     small = manager.run(program)
     asked = _asked(options)
-    return Compiled(
-        small, make_report(dense[-1], small, asked, manager.seconds, notes), make_recipe(dense[-1], small, asked)
-    )
+    return finished(dense[-1], small, asked, manager.seconds, notes)
 
 
 def _asked(options: Options) -> dict[str, Any]:

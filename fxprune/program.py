@@ -7,6 +7,7 @@ therefore cannot touch a real weight by accident, and copying a program costs wh
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -99,10 +100,15 @@ def skeleton_of(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     return copied(model, memo), tensors
 
 
+NO_TENSORS = frozenset({bool, int, float, str, tuple, dict, set, OrderedDict, type(None)})  # isinstance is slower
+
+
 def loose_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Tensors that modules keep as plain attributes and that cannot be copied: results of computations."""
     for module in model.modules():
-        yield from (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
+        for value in vars(module).values():
+            if type(value) not in NO_TENSORS and isinstance(value, Tensor) and not value.is_leaf:
+                yield value
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from fxprune.channels.groups import ChannelGroup, Couplings
 from fxprune.channels.scores import output_layer
 from fxprune.cost import Cost
 from fxprune.facts import SparsityReport, WeightMasks
-from fxprune.program import Program
+from fxprune.program import Program, named_tensors
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def layer_lines(dense: Program, small: Program, couplings: Couplings) -> tuple[L
     """Every layer that makes channels, in the order of the network."""
     shares = dense.facts[SparsityReport].layers if SparsityReport in dense.facts else {}
     masks = small.facts[WeightMasks].masks if WeightMasks in small.facts else {}
-    shapes = [{name: one.shape for name, one in program.module.named_parameters()} for program in (dense, small)]
+    shapes = [{name: one.shape for name, one in named_tensors(program.module).items()} for program in (dense, small)]
     lines: dict[str, LayerLine] = {}
     for producer in couplings.analysis.producers:
         name = producer.weight

@@ -62,6 +62,7 @@ def capture_chosen(
 ) -> tuple[Program, tuple[str, ...]]:
     """The program of a network, or of the module at `path` in it, and notes on how it came about; see `capture`.
 
+    model     has passed `check_model`
     example   None: guessed from the first convolution
     """
     if path is not None:
@@ -70,7 +71,8 @@ def capture_chosen(
     if example is None:
         example, note = inputs_for(model)
         notes = (note,)
-    return capture(model, example, compare=compare, record_sources=record_sources, trial=trial), notes
+    program = capture(model, example, compare=compare, record_sources=record_sources, checked=True, trial=trial)
+    return program, notes
 
 
 def capture_part(

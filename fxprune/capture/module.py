@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -67,8 +67,11 @@ def check_numbers(model: nn.Module) -> None:
 
     Buffers may hold infinities, as attention masks do; the statistics of batch norms may not.
     """
-    for name, tensor in named_tensors(model).items():
-        if not (tensor.is_floating_point() or tensor.is_complex()) or _sums_up(tensor):
+    held = {name: one for name, one in named_tensors(model).items() if one.is_floating_point() or one.is_complex()}
+    if _sum_up(held.values()):
+        return
+    for name, tensor in held.items():
+        if _sum_up([tensor]):
             continue
         strict = isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var"))
         wrong = ~tensor.detach().isfinite() if strict else tensor.isnan()
@@ -79,9 +82,12 @@ def check_numbers(model: nn.Module) -> None:
             )
 
 
-def _sums_up(tensor: Tensor) -> bool:
-    """A finite sum has finite terms; it is several times quicker than looking at each of them."""
-    return bool(tensor.detach().sum().isfinite())
+def _sum_up(tensors: Iterable[Tensor]) -> bool:
+    """Finite sums have finite terms; they are several times quicker than looking at each of these."""
+    sums: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for one in tensors:
+        sums.setdefault((one.dtype, one.device), []).append(one.detach().sum())
+    return all(bool(torch.stack(found).isfinite().all()) for found in sums.values())
 
 
 Trial = Callable[[Program], Program]
@@ -105,6 +111,7 @@ def capture(
     record_sources: bool = False,
     compare: bool = False,
     shapes_only: bool = False,
+    checked: bool = False,
     trial: Trial = run_on_paper,
 ) -> Program:
     """Trace `model` into a Program that shares the model's tensors. Parametrised weights become plain ones.
@@ -113,13 +120,15 @@ def capture(
     record_sources  keep the user's source line of every node (slower; for `explain`)
     compare         run model and graph once on random numbers; where they differ, torch.export is tried instead
     shapes_only     the model may be on the meta device; the program then holds no numbers
+    checked         the model has passed `check_model`
     trial           runs what torch.fx made of the network and returns it, with whatever it found out; a WalkError in
                     eval mode makes torch.export the next to try
 
     Raises CaptureError when the names are unsafe, the inputs do not fit, or neither torch.fx nor torch.export can
     follow.
     """
-    check_model(model, shapes_only=shapes_only)
+    if not checked:
+        check_model(model, shapes_only=shapes_only)
     inputs = as_inputs(example)
     if isinstance(model, ExportedNetwork):
         return _of_exported(model, inputs, trial)
@@ -243,6 +252,9 @@ def _constants(program: Program, model: nn.Module) -> tuple[str, ...]:
 
 def _with_unused(program: Program, model: nn.Module) -> Program:
     """Note parameters of the model that no forward pass reads; they are not part of the compiled network."""
+    used = {id(one) for one in program.tensors.values()}
+    if used.issuperset(map(id, named_tensors(model).values())):
+        return program
     unused = [name for name, _ in model.named_parameters() if name not in program.tensors]
     if not unused:
         return program

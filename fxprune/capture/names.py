@@ -16,6 +16,7 @@ from functools import lru_cache
 from torch import Tensor, nn
 
 from fxprune.errors import CaptureError
+from fxprune.program import NO_TENSORS
 
 _REGISTRIES = {"_modules": "module", "_parameters": "parameter", "_buffers": "buffer"}
 _PLAIN = re.compile("[A-Za-z0-9_-]+")
@@ -53,7 +54,9 @@ def _names(path: str, owner: object) -> Iterator[tuple[str, object]]:
         )
     for registry, kind in _REGISTRIES.items():
         yield from ((kind, name) for name in state[registry])
-    yield from (("tensor attribute", name) for name, value in state.items() if isinstance(value, Tensor))
+    for name, value in state.items():
+        if type(value) not in NO_TENSORS and isinstance(value, Tensor):
+            yield "tensor attribute", name
 
 
 @lru_cache(10_000, typed=True)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fxprune.channels.layers import Labels, varying
+from fxprune.channels.layers import Labels
 from fxprune.channels.solve import Ints
 
 Mask = NDArray[np.bool_]
@@ -34,13 +34,14 @@ class Cut:
         return torch.from_numpy(self._kept(labels.layers, labels.shape, dim % labels.ndim))
 
     def _kept(self, layers: Iterable[Tensor], shape: Sequence[int], dim: int) -> Mask:
-        kept = np.ones(shape[dim], dtype=np.bool_)
+        kept: Mask | None = None
         for layer in layers:
             if layer.shape[dim] > 1:
-                alive = self.alive[layer.numpy()]
-                others = tuple(d for d, size in enumerate(alive.shape) if size > 1 and d != dim)
-                kept &= (alive.any(axis=others) if others else alive).reshape(-1)
-        return kept
+                alive: Mask = self.alive[layer.numpy()]
+                if alive.size > shape[dim]:
+                    alive = np.asarray(alive.any(axis=tuple(d for d in range(alive.ndim) if d != dim)))
+                kept = alive.reshape(-1) if kept is None else kept & alive.reshape(-1)
+        return np.ones(shape[dim], dtype=np.bool_) if kept is None else kept
 
     def shape(self, labels: Labels) -> tuple[int, ...]:
         """The tensor's shape after the cut."""
@@ -48,8 +49,9 @@ class Cut:
         if known is not None:
             return known[1]
         shape = list(labels.shape)
-        for dim in {dim for layer in labels.layers for dim in varying(layer)}:
-            shape[dim] = int(np.count_nonzero(self._kept(labels.layers, labels.shape, dim)))
+        for dim in range(labels.ndim):
+            if any(layer.shape[dim] > 1 for layer in labels.layers):
+                shape[dim] = int(np.count_nonzero(self._kept(labels.layers, labels.shape, dim)))
         joint = self._joint(labels)
         if joint is not None:  # columns of a grouped weight: as many as one row keeps
             rows = self._plain(labels, joint, 0)
@@ -62,9 +64,9 @@ class Cut:
         """The layer over (rows, columns) of a grouped convolution's weight; on activations such layers are
         rectangles.
         """
-        if labels.source is None or self.parameter_labels.get(labels.source) is not labels:
+        if labels.source is None or labels.ndim < 2 or self.parameter_labels.get(labels.source) is not labels:
             return None
-        return next((layer for layer in labels.layers if varying(layer) >= {0, 1}), None)
+        return next((layer for layer in labels.layers if layer.shape[0] > 1 and layer.shape[1] > 1), None)
 
     def kept_positions(self, labels: Labels) -> dict[int, Ints]:
         """Dimension -> surviving indices, for each dimension that loses any in the same way throughout."""
@@ -73,8 +75,9 @@ class Cut:
             return known[1]
         joint = self._joint(labels)
         found = {}
-        for dim in sorted({dim for layer in labels.layers for dim in varying(layer)}):
-            if joint is not None and dim == 1:
+        for dim in range(labels.ndim):
+            own = any(layer.shape[dim] > 1 for layer in labels.layers)
+            if not own or (joint is not None and dim == 1):
                 continue
             kept = self._plain(labels, joint, dim)
             if not kept.all():
@@ -107,11 +110,32 @@ class Cut:
         """The surviving part of a tensor of shape `labels.shape`, as a new tensor; the same object when nothing is
         lost.
         """
-        result = tensor.detach()
-        for dim, kept in self.kept_positions(labels).items():
-            result = result.index_select(dim, torch.from_numpy(kept))
+        result = _selected(tensor.detach(), self.kept_positions(labels))
         columns = self.kept_columns(labels)
         if columns is not None:
             index = torch.from_numpy(columns).reshape(*columns.shape, *[1] * (result.ndim - 2))
             result = result.gather(1, index.expand(*columns.shape, *result.shape[2:]))
         return tensor if result.shape == tensor.shape else result
+
+
+def _selected(tensor: Tensor, positions: Mapping[int, Ints]) -> Tensor:
+    """These positions along these dimensions, block by block where doing one dimension after the other takes room."""
+    index = {dim: torch.from_numpy(kept) for dim, kept in positions.items()}
+    if len(index) > 1 and 0 in index and tensor.numel() > _BLOCK:
+        rows = index.pop(0)
+        shape = [len(index[dim]) if dim in index else size for dim, size in enumerate(tensor.shape)]
+        result = tensor.new_empty((len(rows), *shape[1:]))
+        step = max(1, _BLOCK * tensor.shape[0] // tensor.numel())
+        for start in range(0, len(rows), step):
+            result[start : start + step] = _one_by_one(tensor.index_select(0, rows[start : start + step]), index)
+        return result
+    return _one_by_one(tensor, index)
+
+
+_BLOCK = 1 << 20  # elements
+
+
+def _one_by_one(tensor: Tensor, index: Mapping[int, Tensor]) -> Tensor:
+    for dim, kept in index.items():
+        tensor = tensor.index_select(dim, kept)
+    return tensor

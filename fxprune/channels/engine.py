@@ -152,9 +152,12 @@ class LabelMode(TorchDispatchMode):
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs, names = kwargs or {}, self.context.names
         stride = args[0].stride() if args and isinstance(args[0], Tensor) else ()
         result = plain_layout(func, on_paper(func, args, kwargs))
+        if func not in _PICKING:
+            whole = (one for one in tensors_in((*args, *kwargs.values())) if not one.is_floating_point())
+            self.context.numbers_used.update(names[id(one)] for one in whole if id(one) in names)
         self.take(func, args, kwargs, result, stride)
         return result
 
@@ -169,9 +172,6 @@ class LabelMode(TorchDispatchMode):
         context.key = CallKey(context.mode, context.node, context.operator, self.counts[slot])
         self.counts[slot] += 1
         call = Call(by_name(func, args, kwargs), (args[1:], kwargs), result, func, stride)
-        if func not in _PICKING:
-            whole = (one for one in tensors_in(call.arguments.values()) if not one.is_floating_point())
-            context.numbers_used.update(context.names[id(one)] for one in whole if id(one) in context.names)
         self._apply(func, call)
 
     def _apply(self, func: Any, call: Call) -> None:
@@ -237,12 +237,14 @@ class LabelWalker(fx.Interpreter):
 
     def _known_call(self, node: fx.Node) -> KnownCall | None:
         """What a node is known to do with tensors that other nodes made; None where it has to be run."""
-        if node.kwargs or not all(isinstance(one, fx.Node) for one in node.args):
+        sources = [one for one in node.args if isinstance(one, fx.Node)]
+        if node.kwargs or len(sources) < len(node.args):
             return None
-        values = [self.env[one] for one in node.all_input_nodes]
-        if node.op == "call_module" and len(node.args) == 1:
-            return known_call(self._leaf(node), *values)
-        return known_function(node.target, *values) if node.op == "call_function" and len(values) == 2 else None
+        if node.op == "call_module" and len(sources) == 1:
+            return known_call(self._leaf(node), self.env[sources[0]])
+        if node.op == "call_function" and len(sources) == 2:
+            return known_function(node.target, self.env[sources[0]], self.env[sources[1]])
+        return None
 
     def _remember(self, node: fx.Node, result: Any) -> None:
         context = self.context

@@ -87,7 +87,8 @@ def _sums(value: Tensor, layer: Tensor, score: Callable[[Tensor], Tensor] | None
     if score is not None and len(wide) == 1:
         (dim,) = wide
         pieces = list(value.split(max(1, _PIECE * value.shape[dim] // value.numel()), dim))
-    return np.concatenate([_sum(score(piece) if score else piece, dims) for piece in pieces])
+    sums = [_sum(score(piece) if score else piece, dims) for piece in pieces]
+    return sums[0] if len(sums) == 1 else np.concatenate(sums)
 
 
 _PIECE = 1 << 16  # elements: a piece and its scores stay in the processor's cache

@@ -82,13 +82,14 @@ class CompiledModule(fx.GraphModule):
         return twin
 
 
-def build_module(program: Program, *, bake: bool = False) -> CompiledModule:
+def build_module(program: Program, *, bake: bool = False, share: bool = False) -> CompiledModule:
     """The network of a program with its own copies of all numbers, in train mode, names as in the user's model.
 
-    bake   multiply masks into the weights instead of parametrising them (for export)
+    bake    multiply masks into the weights instead of parametrising them (for export)
+    share   use the program's numbers themselves: training the network changes them
     """
     masks = program.facts[WeightMasks].masks if WeightMasks in program.facts else {}
-    tensors = {name: _own(tensor) for name, tensor in program.tensors.items()}
+    tensors = program.tensors if share else {name: own(tensor) for name, tensor in program.tensors.items()}
     compiled = materialise(program.module, tensors, CompiledModule)
     compiled.hold(None if program.train_graph is None else copied(program.train_graph))
     for weight, mask in with_tied_names(program, masks).items():
@@ -102,7 +103,7 @@ def with_tied_names(program: Program, masks: Mapping[str, Tensor]) -> dict[str, 
     return {**masks, **further}
 
 
-def _own(tensor: Tensor) -> Tensor:
+def own(tensor: Tensor) -> Tensor:
     """A contiguous copy, so that training the result leaves the user's model alone."""
     copied = tensor.detach().clone(memory_format=torch.contiguous_format)
     return nn.Parameter(copied, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
