@@ -69,8 +69,7 @@ class Reader:
         return answer
 
     def _ask(self, path: Path, plant: str | None) -> tuple[str, str, int]:
-        if self.process is None:
-            self._begin()
+        self.begin()
         assert self.connection is not None and self.process is not None
         self.connection.send((path, plant, self.patience))
         if not self.connection.poll(self.patience):
@@ -87,13 +86,18 @@ class Reader:
             self.end()
             return "fault", f"the process ended with status {code}", 0
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Start the process and let it read the sound files, unless it is there."""
+        if self.process is not None:
+            return
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, self.folder, self.sound), daemon=True)
         self.process.start()
         theirs.close()
-        self.connection.recv()
+        answer = self.connection.recv()
+        if answer[0] != "ready":
+            raise SystemExit(f"a sound file is not read: {answer[1]}")
 
     def end(self) -> None:
         """Let it end by itself where it is waiting for work, by force where it is not."""
@@ -127,6 +131,7 @@ class Plan:
 
     def read(self, case: int, reader: Reader) -> Result:
         path = damaged(case, self.seed, self.sound, self.folder)
+        reader.begin()
         start = time.perf_counter()
         outcome, message, megabytes = reader.read(path, self.plant)
         path.unlink()

@@ -123,7 +123,10 @@ def serve(connection: Connection, folder: Path, warm: list[Path]) -> None:
     from fuzz_targets import planted, read_file
 
     for path in warm:  # whatever is imported late is imported now
-        read_file(path)
+        outcome = read_quietly(path, read_file)
+        if outcome[0] != "accepted":
+            connection.send(outcome)
+            return
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + ROOM, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch = Watch(folder)
@@ -139,19 +142,10 @@ def serve(connection: Connection, folder: Path, warm: list[Path]) -> None:
 
 def read_watched(path: Path, read_file: Callable[[Path], str], watch: Watch) -> tuple[str, str, int]:
     """(outcome, message, megabytes): "accepted" and "refused" are as they should be, "fault" is not."""
-    from fxprune.errors import FxpruneError
-
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = _peak()
-    try:
-        with watch.on():
-            outcome, message = "accepted", read_file(path)
-    except FxpruneError as error:
-        outcome, message = "refused", str(error)
-        if "\n" in message or not message or _out_of_memory(error):
-            outcome, message = "fault", f"{type(error).__name__}: {message[:300]!r} {_cause(error)}"
-    except BaseException as error:
-        outcome, message = "fault", "".join(traceback.format_exception(error))[-1500:]
+    with watch.on():
+        outcome, message = read_quietly(path, read_file)
     grown = _peak() - before
     if watch.seen:
         outcome, message = "fault", f"not allowed: {watch.seen[0]}"
@@ -160,16 +154,27 @@ def read_watched(path: Path, read_file: Callable[[Path], str], watch: Watch) -> 
     return outcome, message, grown // 2**20
 
 
+def read_quietly(path: Path, read_file: Callable[[Path], str]) -> tuple[str, str]:
+    """(outcome, message) whatever happens."""
+    from fxprune.errors import FxpruneError
+
+    try:
+        return "accepted", read_file(path)
+    except FxpruneError as error:
+        message = str(error)
+        if "\n" in message or not message or _out_of_memory(error):
+            return "fault", f"{type(error).__name__}: {message[:300]!r} (because of {error.__cause__!r})"[:800]
+        return "refused", message
+    except BaseException as error:
+        return "fault", "".join(traceback.format_exception(error))[-1500:]
+
+
 def _out_of_memory(error: BaseException) -> bool:
     """Whether this or what led to it is a refused allocation. What led to it may lead back."""
     found: list[BaseException] = [error]
     for one in found:
         found += [other for other in (one.__cause__, one.__context__) if other is not None and other not in found]
     return any(isinstance(one, MemoryError) or "allocate memory" in str(one) for one in found)
-
-
-def _cause(error: BaseException) -> str:
-    return f"(because of {error.__cause__!r})"[:500]
 
 
 def _peak() -> int:

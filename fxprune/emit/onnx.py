@@ -77,7 +77,7 @@ def export_onnx(
     """Write `module` in eval mode to `path`, replacing the file at once or not at all; the module is left as it was.
 
     Dimension 0 of every input tensor that shares the batch size (that of the first one) becomes the axis `batch`. Where
-    the network insists on a size, or without `dynamic_batch`, it stays that of the example, and the notes say so.
+    the network insists on a size it stays that of the example, and the notes say so; so it does without `dynamic_batch`.
     Inputs carry the argument names of `forward`, outputs the keys of a dict, or `output`, or `output_0`, `output_1`,
     ...; an output that has the name of an input gets a number. `metadata` goes into the file as it is. `batches` are
     the sizes at which the file is compared with torch; without any it is not, and `difference` is NaN. Raises
@@ -145,12 +145,14 @@ class _Job:
 
 
 def _first_that_works(job: _Job) -> tuple[bytes, OnnxReport]:
-    reasons = [] if job.dynamic_batch else ["the network was captured for this size only"]
+    reasons: list[str] = []
     for dynamic in (True, False) if job.dynamic_batch else (False,):
         for direct in (True, False):
             try:
                 model, report = _attempt(job, dynamic, direct)
-                return model, replace(report, notes=() if dynamic else _fixed_note(job, reasons))
+                return model, replace(
+                    report, notes=_fixed_note(job, reasons) if job.dynamic_batch and not dynamic else ()
+                )
             except _RefusedError as refused:
                 reasons.append(str(refused))
                 if isinstance(refused, _UntraceableError):
