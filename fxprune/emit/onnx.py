@@ -77,11 +77,10 @@ def export_onnx(
     """Write `module` in eval mode to `path`, replacing the file at once or not at all; the module is left as it was.
 
     Dimension 0 of every input tensor that shares the batch size (that of the first one) becomes the axis `batch`. Where
-    the network insists on a size it stays that of the example, and the notes say so; so it does without `dynamic_batch`.
-    Inputs carry the argument names of `forward`, outputs the keys of a dict, or `output`, or `output_0`, `output_1`,
-    ...; an output that has the name of an input gets a number. `metadata` goes into the file as it is. `batches` are
-    the sizes at which the file is compared with torch; without any it is not, and `difference` is NaN. Raises
-    ExportError.
+    the network insists on a size it stays fixed at that of the example, and the report's notes say so; without
+    `dynamic_batch` it always does. Inputs carry the argument names of `forward`, outputs the keys of a dict, or
+    `output`, or `output_0`, `output_1`, ...; an output that has the name of an input gets a number. `metadata` goes
+    into the file as it is. `batches` are the sizes at which the file is compared with torch. Raises ExportError.
     """
     _check_request(module, opset)
     job = _Job(module, in_signature_order(module, inputs), Path(path), opset, metadata, batches, dynamic_batch)
