@@ -42,6 +42,8 @@ _NEVER = {
     "torch.jit._script.ScriptModule",
     "torch.distributed.nn.api.remote_module._RemoteModule",
     "torch._dynamo.eval_frame.OptimizedModule",
+    "timm.models._features_fx.FeatureGraphNet",
+    "timm.models._features_fx.GraphExtractNet",
 }
 # Plain data, also what training scripts put beside their weights: their arguments, paths, a best accuracy of numpy's.
 # A partial only stores its function, which has to be on this list as well.
