@@ -188,11 +188,9 @@ def _ready(
 ) -> tuple[Loaded, Inputs]:
     """The network, and inputs that fit: the given ones, or chosen ones with a note saying how they were found."""
     from fxprune.capture.load import load
-    from fxprune.capture.names import check_names
 
     with phase("load"):
         loaded = load(model, options)
-        check_names(loaded.module)  # before anything runs the network
     if given:
         return loaded, given
     with phase("choose input"):

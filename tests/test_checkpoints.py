@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fxprune import zoo
 from fxprune.capture.files import load_file
+from fxprune.capture.load import load
 from fxprune.capture.loaded import Loaded
 from fxprune.capture.options import LoadOptions
 from fxprune.errors import LoadError, OptionError
@@ -167,9 +168,12 @@ def test_other_floating_types_are_converted(dtype: torch.dtype, folder: Path) ->
     assert loaded.notes == (f"weights are {name} in the file and were converted to the network's float32",)
 
 
-def test_whole_network_keeps_its_type(folder: Path) -> None:
-    torch.save(small().half(), "net.pt")
-    assert load_file("net.pt").module.get_parameter("conv1.weight").dtype == torch.float16
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_whole_network_is_converted_too(dtype: str, folder: Path) -> None:
+    torch.save(small().to(getattr(torch, dtype)), "net.pt")
+    loaded = load("net.pt")
+    assert_same(loaded.module, small().to(getattr(torch, dtype)).float())
+    assert loaded.notes == (f"weights are {dtype} in the file and were converted to float32",)
 
 
 @pytest.mark.parametrize(

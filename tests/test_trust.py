@@ -18,6 +18,7 @@ from torch import nn
 from torch.fx.graph_module import reduce_graph_module
 
 from fxprune.capture.files import load_file
+from fxprune.capture.load import load
 from fxprune.capture.names import check_names
 from fxprune.capture.options import LoadOptions
 from fxprune.errors import CaptureError, LoadError, OptionError, UntrustedError
@@ -142,6 +143,19 @@ def test_hostile_child_name_loads_but_never_reaches_generated_code(folder: Path)
     with pytest.raises(TypeError):
         torch.fx.symbolic_trace(loaded.module)(torch.zeros(1, 3, 2, 2))
     assert Path("canary").exists()
+
+
+@pytest.mark.parametrize("name", ["named_parameters", "_apply", "eval"])
+def test_attributes_in_the_place_of_methods_are_refused(name: str, folder: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    vars(model[0])[name] = torch.nn.functional.relu
+    torch.save(model, "net.pt")
+    with pytest.raises(LoadError, match=f"the attribute '{name}' in 0 stands in the place of a method"):
+        load("net.pt")
+    vars(model[0]).update(type="wide", forward=nn.Identity())
+    del vars(model[0])[name]
+    torch.save(model, "net.pt")
+    assert load("net.pt").module[0].type == "wide"  # type: ignore[index]
 
 
 # --- packages of the user --------------------------------------------------------------------------------------------

@@ -15,10 +15,24 @@ from functools import lru_cache
 
 from torch import Tensor, nn
 
-from fxprune.errors import CaptureError
+from fxprune.errors import CaptureError, LoadError
 from fxprune.program import NO_TENSORS
 
 _REGISTRIES = {"_modules": "module", "_parameters": "parameter", "_buffers": "buffer"}
+_CALLED = {
+    *("_apply", "_call_impl", "_get_name", "_named_members", "_save_to_state_dict", "_wrapped_call_impl", "buffers"),
+    *(
+        "children",
+        "eval",
+        "get_buffer",
+        "get_parameter",
+        "get_submodule",
+        "load_state_dict",
+        "modules",
+        "named_buffers",
+    ),
+    *("named_children", "named_modules", "named_parameters", "parameters", "state_dict", "train"),
+}
 _PLAIN = re.compile("[A-Za-z0-9_-]+")
 
 
@@ -30,6 +44,29 @@ def check_names(module: nn.Module) -> None:
     Tensors kept as plain attributes count too, because tracing turns them into graph nodes of that name. No method of
     a module is called: in a module that came from a file, an attribute may stand in a method's place.
     """
+    for path, owner in _owners(module):
+        for kind, name in _names(path, owner):
+            if not _fits_source(name):
+                raise CaptureError(_complaint(kind, name, path))
+
+
+def check_methods(module: nn.Module) -> None:
+    """Raise LoadError when an attribute stands in the place of a method that fxprune calls.
+
+    In a module that came from a file, `module.parameters()` would call what the file put there. `forward` is the
+    network's own affair. For modules that have passed `check_names`.
+    """
+    for path, owner in _owners(module):
+        hidden = sorted(_CALLED & set(vars(owner)))
+        if hidden:
+            where = f"in {path}" if path else "at the top of the network"
+            raise LoadError(
+                f"the attribute {hidden[0]!r} {where} stands in the place of a method: rename it, save again"
+            )
+
+
+def _owners(module: nn.Module) -> Iterator[tuple[str, object]]:
+    """(path, module) of every module, each once. Its names are to be checked before it is asked for its modules."""
     seen: set[int] = set()
     waiting: list[tuple[str, object]] = [("", module)]
     while waiting:
@@ -37,9 +74,7 @@ def check_names(module: nn.Module) -> None:
         if owner is None or id(owner) in seen:
             continue
         seen.add(id(owner))
-        for kind, name in _names(path, owner):
-            if not _fits_source(name):
-                raise CaptureError(_complaint(kind, name, path))
+        yield path, owner
         waiting += [(f"{path}.{name}".lstrip("."), child) for name, child in vars(owner)["_modules"].items()]
 
 
