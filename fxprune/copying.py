@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 Copied = TypeVar("Copied")
 Graphed = TypeVar("Graphed", bound=fx.GraphModule)
@@ -76,8 +77,14 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             state[name] = memo.setdefault(id(value), kind())
         elif kind not in _ATOMS:
             state[name] = _value(value, memo)
-    twin.__setstate__(state)
+    if type(module).__setstate__ in _FOR_OLD_PICKLES:
+        twin.__dict__.update(state)
+    else:
+        twin.__setstate__(state)
     return twin
+
+
+_FOR_OLD_PICKLES = {nn.Module.__setstate__, _ConvNd.__setstate__}  # these add what older versions of PyTorch left out
 
 
 @cache

@@ -27,7 +27,7 @@ _STATISTICS = {
 def fold_statistics(program: Program) -> Program:
     """The program with each weight that nothing but a statistic over it reads replaced by what is computed from it."""
     found = [dict(_foldable(program, graph)) for _, graph in program.graphs()]
-    tied = {name for pair in first_names(program).items() for name in pair}
+    tied = {name for pair in first_names(program).items() for name in pair} if any(found) else set()
     names = [name for name in found[0] if all(name in one for one in found) and name not in tied]
     if not names:
         return program

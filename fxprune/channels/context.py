@@ -80,8 +80,8 @@ class Context:
         if name in self.opaque:
             return Labels(tuple(tensor.shape), (), name)
         sizes = [(dim, size) for dim, size in enumerate(tensor.shape) if size > 1]
-        layers = tuple(along(self.atoms.fresh(name, dim, size), dim, tensor.ndim) for dim, size in sizes)
-        return self.begin_with(tensor, name, layers)
+        layers = [along(self.atoms.fresh(name, dim, size), dim, tensor.ndim) for dim, size in sizes]
+        return self.begin_with(tensor, name, tuple(layers))
 
     def label(
         self, tensor: Tensor, layers: Iterable[Tensor], source: str | None = None, *, piece: bool = False

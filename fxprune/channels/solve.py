@@ -20,6 +20,7 @@ class Ties:
     left: list[Ints] = field(default_factory=list)
     right: list[Ints] = field(default_factory=list)
     sites: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # pairs that each site stated
 
     def add(self, left: Ints, right: Ints, site: int) -> None:
         if left.shape != right.shape:
@@ -27,12 +28,13 @@ class Ties:
         self.left.append(left.reshape(-1))
         self.right.append(right.reshape(-1))
         self.sites.append(site)
+        self.counts.append(left.size)
 
     def arrays(self) -> tuple[Ints, Ints, Ints]:
         if not self.left:
             none = np.zeros(0, dtype=np.int64)
             return none, none, none
-        sites = np.repeat(np.array(self.sites, dtype=np.int64), [len(one) for one in self.left])
+        sites = np.repeat(np.array(self.sites, dtype=np.int64), self.counts)
         return np.concatenate(self.left), np.concatenate(self.right), sites
 
 

@@ -99,6 +99,8 @@ def build_module(program: Program, *, bake: bool = False, share: bool = False) -
 
 def with_tied_names(program: Program, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Masks by every name of their weights: a tied weight is masked wherever it is used."""
+    if not masks:
+        return {}
     further = {name: masks[first] for name, first in first_names(program).items() if first in masks}
     return {**masks, **further}
 

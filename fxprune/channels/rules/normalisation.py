@@ -13,12 +13,13 @@ from fxprune.channels.rules.table import rule, tensors_in
 def _with_vectors(ctx: Context, labels: Labels, dim: int, vectors: list[Tensor | None]) -> Labels:
     """Tie dimension `dim` with per-channel vectors (affine parameters, running statistics)."""
     lane = labels.layers[0].reshape(-1) if [varying(layer) for layer in labels.layers] == [{dim}] else None
+    site = ctx.site()
     for vector in vectors:
         if vector is None:
             continue
         own = ctx.of(vector)
         if lane is not None and len(own.layers) == 1 and own.layers[0].shape == lane.shape:
-            ctx.tie(lane, own.layers[0])  # what `unify` would do
+            ctx.atoms.tie(lane, own.layers[0], site)  # what `unify` would do
             continue
         shape = tuple(vector.shape[0] if d == dim else 1 for d in range(labels.ndim))
         laid = Labels(shape, tuple(along(layer, dim, labels.ndim) for layer in own.layers))
