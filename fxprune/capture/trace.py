@@ -106,7 +106,9 @@ class LeafTracer(fx.Tracer):
         if not plain or not self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
         # Nine calls in ten. fx would check the arguments and note scopes that nobody asks for.
-        return self.proxy(self.graph.create_node("call_module", path, tuple(one.node for one in args), {}))
+        node = self.graph.create_node("call_module", path)
+        node.args = tuple(one.node for one in args)  # given at once, they would be searched for symbolic sizes
+        return self.proxy(node)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A branch on sizes goes the way it goes for the example inputs."""
