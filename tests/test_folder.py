@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,37 @@ def test_full_disk_leaves_nothing(workplace: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ExportError, match="cannot write .*out: No space left on device"):
         write(workplace / "out")
+    assert list(workplace.iterdir()) == []
+
+
+@pytest.mark.parametrize("full", [OSError(28, "No space left on device"), None])
+def test_disk_that_is_full_when_the_onnx_file_comes_is_told_by_the_folder_s_name(
+    full: OSError | None, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_done: Done, path: Path, **_: Any) -> None:
+        raise ExportError(f"cannot write {path}: some reason") from full
+
+    monkeypatch.setattr(Done, "to_onnx", refuse)
+    complaint = "cannot write .*/out: No space left on device$" if full else "new/model.onnx: some reason"
+    with pytest.raises(ExportError, match=complaint):
+        write(workplace / "out")
+    assert list(workplace.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for small files only")
+def test_files_that_cannot_grow_leave_nothing(workplace: Path) -> None:
+    """The kernel refuses a write in the middle, as on a full disk."""
+    import resource
+
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        try:
+            write(workplace / "out")
+        except ExportError as error:
+            os._exit(7 if str(error).endswith("/out: File too large") else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert list(workplace.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from models import NETWORKS, Net, conv
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import fxprune
 from fxprune import Compiled
@@ -245,6 +245,18 @@ def test_leaf_of_another_package_is_imported_and_the_header_says_so() -> None:
     assert "It also needs models_modes." in proved.source.text
     assert proved.source.packages == ("models_modes",)
     assert proved.notes == ("model.py imports models_modes: fxprune.load runs it only with trust=True (--trust)",)
+
+
+@fx.wrap
+def halved(x: Tensor) -> Tensor:
+    """A function that tracing does not look into."""
+    return x / 2
+
+
+def test_function_of_another_module_is_imported_and_no_variable_is_called_like_it() -> None:
+    model = Net(lambda s, x: s.c(halved(s.a(x)) + halved(s.b(x))), a=conv(3, 6), b=conv(3, 6), c=conv(6, 5))
+    proved = check(compiled(model, torch.randn(2, 3, 8, 6)))
+    assert "from test_source import halved" in proved.source.text and "halved = " not in proved.source.text
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0"])

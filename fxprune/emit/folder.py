@@ -117,8 +117,11 @@ def write_folder(
             document["seconds"] = {**seconds_so_far(), **report.get("seconds", {})}
             (draft / "report.json").write_text(json.dumps(document, indent=1), "utf-8")
             sizes = _sizes(draft)
-    except OSError as error:
-        raise ExportError(f"cannot write {folder}: {error.strerror or error}") from error
+    except (OSError, ExportError) as error:
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(reason, OSError):
+            raise
+        raise ExportError(f"cannot write {folder}: {reason.strerror or reason}") from error
     return Written(folder, found.onnx, sizes, document, found.notes(), found.measured)
 
 

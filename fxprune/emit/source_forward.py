@@ -25,8 +25,7 @@ class Forward:
     def __init__(self, graph: fx.Graph, root: nn.Module, tree: Tree, masked: set[str], needs: Needs) -> None:
         self._graph, self._root, self._tree, self._masked, self._needs = graph, root, tree, masked, needs
         self._arguments = Arguments(graph)
-        imported = {line.rpartition(" ")[2] for line in needs.imports}
-        self._names = Names(graph.nodes, {*imported, *needs.parts, *needs.records, *self._arguments.names})
+        self._names = Names(graph.nodes, {*needs.parts, *_bare_names(graph), *self._arguments.names})
 
     def signature(self) -> str:
         """The arguments after self, as they stand in the definition."""
@@ -116,6 +115,13 @@ class Forward:
         if tensors.get(leaf) is None:
             raise SourceError(f"{target} is no tensor: graphs within graphs cannot be written")
         return f"{path} * {self._tree.path(f'{target}_mask')}" if target in self._masked else path
+
+
+def _bare_names(graph: fx.Graph) -> set[str]:
+    """Functions that are called without a dot before their names: imported ones, and named tuples."""
+    targets = {node.target for node in graph.nodes if node.op == "call_function"}
+    written = targets - {getattr, operator.getitem, operator.setitem, *INFIX, *PREFIX, *AUGMENTED}
+    return {text for target in written for text in [function_text(target, Needs())] if text.isidentifier()}
 
 
 def _forgotten(names: tuple[str, ...]) -> list[str]:

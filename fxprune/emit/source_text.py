@@ -71,9 +71,9 @@ def _index(one: Any, text: Callable[[Any], str]) -> str:
 
 
 def wrapped(statement: str, depth: int = 0) -> list[str]:
-    """One statement, indented `depth` times, as lines of at most WIDTH characters, broken after commas inside brackets.
+    """One statement, indented `depth` times, as lines of at most WIDTH characters, broken inside brackets.
 
-    A line without such a comma where one is needed stays longer.
+    A line without a bracket or comma where one is needed stays longer.
     """
     room = WIDTH - len(INDENT) * depth
     lines = [""]
@@ -85,11 +85,12 @@ def wrapped(statement: str, depth: int = 0) -> list[str]:
 
 
 def _pieces(statement: str) -> Iterator[str]:
-    """The statement cut after each comma inside brackets."""
+    """The statement cut after each comma inside brackets, and after each bracket that opens."""
     start = inside = 0
     for token in tokenize.generate_tokens(io.StringIO(statement).readline):
-        inside += (token.string in ("(", "[", "{")) - (token.string in (")", "]", "}"))
-        if token.string == "," and inside:
+        opens = token.string in ("(", "[", "{")
+        inside += opens - (token.string in (")", "]", "}"))
+        if opens or (token.string == "," and inside):
             end = token.end[1] + statement[token.end[1] :].startswith(" ")
             yield statement[start:end]
             start = end
