@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)  # the tests run in several processes
+# the same examples each time: a test run says something about the change, never about the draw
+settings.register_profile("fxprune", derandomize=True, deadline=None, database=None)
+settings.load_profile("fxprune")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

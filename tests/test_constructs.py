@@ -7,7 +7,6 @@ ones only.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +111,7 @@ def test_the_oracle_sees_a_wrong_channel() -> None:
         dim = 0 if consumer.startswith("up.") else 1
         width = named_tensors(case.model())[consumer].shape[dim]
         kept[consumer][dim] = [(index + 1) % width for index in kept[consumer][dim]]
-        wrong = dataclasses.replace(done.recipe, kept=kept)
+        wrong = done.recipe.model_copy(update={"kept": kept})
         found = call(done.module.eval(), case.example())
         assert difference(reference(name, case, wrong, training=False), found) > 1e-3
 

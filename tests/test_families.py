@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import zlib
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,13 +116,13 @@ def shifted(recipe: Recipe, name: str) -> Recipe:
     kept = recipe.kept[name][1]
     gone = next(position for position in range(len(kept) + 1) if position not in kept)
     wrong = {**recipe.kept[name], 1: sorted([gone, *kept[1:]])}
-    return replace(recipe, kept={**recipe.kept, name: wrong})
+    return recipe.model_copy(update={"kept": {**recipe.kept, name: wrong}})
 
 
 def test_oracle_knows_grouped_and_transposed_layers() -> None:
     def kept_by(layer: nn.Module, kept: dict[int, list[int]], rows: list[list[int]] | None = None) -> list[list[int]]:
-        per_group = {"w": {1: rows}} if rows else {}
-        found = columns("w", layer, Recipe({"w": kept}, per_group, {}, {}, {}, (), {}, {}))
+        recipe = Recipe.model_construct(kept={"w": kept}, kept_per_group={"w": {1: rows}} if rows else {})
+        found = columns("w", layer, recipe)
         return found[..., 0].long().tolist()
 
     assert kept_by(nn.Conv1d(3, 2, 1), {1: [0, 2], 0: [1]}) == [[1, 0, 1]] * 2

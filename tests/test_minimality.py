@@ -25,6 +25,8 @@ UNNEEDED = {
     "instance_norm_plain": ["a"],
     # four channels that nobody reads: their weights and biases may go separately
     "index_select": ["a"],
+    # channels of `a` that `side` overwrites: whatever they are, nobody reads them
+    "view_assigned": ["conv2d_1"],
 }
 
 

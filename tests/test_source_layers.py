@@ -190,7 +190,7 @@ def test_subscripts_are_written_as_they_are_read(index: str) -> None:
     assert again == found and subscript(found, literal) == index.replace("None", "None")
 
 
-@given(st.lists(st.text(max_size=30), max_size=30), st.integers(0, 5))
+@given(st.lists(st.text(max_size=8), max_size=30), st.integers(0, 5))
 def test_long_statements_are_broken_and_mean_the_same(parts: list[str], depth: int) -> None:
     lines = wrapped(f"x = f({literal(parts)}, ({literal(tuple(parts))}), 3)", depth)
     found = eval("\n".join(lines).strip().removeprefix("x = "), {"f": lambda *args: args})
