@@ -35,6 +35,12 @@ class Budget:
         found: int = getattr(cost, _NAMES[self.kind])
         return found
 
+    def told(self, dense: Cost, reached: Cost) -> str:
+        """A sentence on what became of it."""
+        bound, found = self.bound(dense), self.of(reached)
+        met = "met" if found <= bound else "missed, because the proof refused to cut some groups"
+        return f"target of {bound:,.0f} {_NAMES[self.kind]} at most is {met}: {found:,}, {found / self.of(dense):.2%}"
+
     def bound(self, dense: Cost) -> float:
         """The limit in units of `of`."""
         return self.limit * self.of(dense) if self.limit <= 1 else self.limit

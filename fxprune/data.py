@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from fxprune.capture.inputs import run_on_meta
 from fxprune.errors import OptionError
+from fxprune.program import Inputs
+from fxprune.quiet import quiet
+from fxprune.saliency.trial import Data, first_tensor
 
 Shape = tuple[int, int, int]
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+_BATCHES = 4  # what ProsPr takes with its three steps; other criteria take one
 _MIDDLE = 0.5  # pixels in [0, 1] become [-1, 1]
 
 
@@ -48,6 +55,22 @@ def open_data(source: str, shape: Sequence[int], classes: int, *, seed: int = 0,
         f"--data {source}: give a folder with one folder of pictures for each class, an .npz file with arrays x and y, "
         "digits, or synthetic"
     )
+
+
+def labelled(source: str, model: nn.Module, inputs: Inputs, batch: int, seed: int) -> Data:
+    """The first batches of `open_data` for a network, always the same ones: as many as any criterion looks at.
+
+    model   is run once on the inputs, which tell the size of a picture, to see how many classes it tells apart
+    """
+    real = inputs.with_storage()
+    pictures = [one for one in pytree.tree_leaves((real.args, dict(real.kwargs))) if isinstance(one, Tensor)]
+    if len(pictures) != 1:
+        raise OptionError(f"data are pictures and labels; this network takes {len(pictures)} tensors")
+    with quiet():
+        classes = first_tensor(run_on_meta(model, real)).shape[-1]
+    found = open_data(source, pictures[0].shape[1:], classes, seed=seed, count=_BATCHES * batch)
+    batches = list(islice(loader(found, batch, seed), _BATCHES))
+    return Data(batches, name=f"{source}, {_BATCHES} batches of {batch} at most")
 
 
 def loader(data: Dataset[Any], batch: int, seed: int) -> DataLoader[Any]:

@@ -45,6 +45,14 @@ METHODS: dict[str, Method] = {
     "taylor": Method(
         "keep_rate", {"select": "taylor", "pool": "global", **_TRAINED}, "feature maps the loss misses least (trained)"
     ),
+    "taylor-batch": Method(
+        "keep_rate",
+        {"select": "taylor-batch", "pool": "global", **_TRAINED},
+        "Taylor, sign dropped behind the mean over a batch",
+    ),
+    "taylor-element": Method(
+        "keep_rate", {"select": "taylor-element", "pool": "global", **_TRAINED}, "Taylor, sign dropped at each place"
+    ),
     "uniform": Method("keep_rate", {"select": "first"}, "every layer keeps the same share: the control"),
 }
 
@@ -76,3 +84,9 @@ def start_of_search(method: str | None, sparsity: Any, keep_rate: Any) -> tuple[
         raise OptionError("a target takes the place of sparsity and keep_rate: give one of the three")
     knob = "sparsity" if method is None else method_named(method).knob
     return (0.5, None) if knob == "sparsity" else (None, 0.5)
+
+
+def wants_data(name: str) -> bool:
+    """Whether the method looks at gradients of a loss. Raises OptionError for an unknown one."""
+    sparsity, keep_rate = start_of_search(name, None, None)
+    return with_method(Options(sparsity=sparsity, keep_rate=keep_rate), name).looks_at_data

@@ -13,8 +13,10 @@ from fxprune.passes.initialise import MODES
 from fxprune.passes.plan import COUPLINGS
 from fxprune.passes.sensitivity import POLICIES
 from fxprune.saliency import CRITERIA
+from fxprune.saliency import WITH_DATA as WEIGHTS_WITH_DATA
 from fxprune.saliency.channels import REDUCTIONS
 from fxprune.saliency.selections import SELECTIONS
+from fxprune.saliency.selections import WITH_DATA as CHANNELS_WITH_DATA
 
 CROPPING = ("precrop", "precrop-synflow")  # policies that decide widths from densities, without masks
 _CHOICES = {
@@ -86,3 +88,28 @@ class Options:
     def inexact(self) -> str:
         """What happens to channels behind a statistic over channels: cut when weights are re-drawn, else they stay."""
         return self.approximate or ("freeze" if self.keep_weights else "cut")
+
+    @property
+    def judge(self) -> str | None:
+        """The name of what ranks weights or channels; None where shapes decide."""
+        if self.keep_rate is not None and self.select != "saliency":
+            return self.select
+        return None if self.sparsity is not None and self.policy == "precrop" else self.criterion
+
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether gradients of a loss decide."""
+        return self.judge in (*WEIGHTS_WITH_DATA, *CHANNELS_WITH_DATA)
+
+
+def keep_rate_of(channel_sparsity: KeepRate, keep_rate: object) -> KeepRate:
+    """1 - channel_sparsity. Raises OptionError for fractions that are none, and when keep_rate was given too."""
+    if keep_rate is not None:
+        raise OptionError("give keep_rate or channel_sparsity: one is 1 minus the other")
+    rates = channel_sparsity.values() if isinstance(channel_sparsity, Mapping) else [channel_sparsity]
+    for rate in rates:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise OptionError(f"channel_sparsity is the fraction of channels to remove, 0 to below 1, not {rate!r}")
+    if isinstance(channel_sparsity, Mapping):
+        return {pattern: 1 - rate for pattern, rate in channel_sparsity.items()}
+    return 1 - channel_sparsity

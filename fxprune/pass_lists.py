@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from fxprune.channels.first_walk import take_analysis
 from fxprune.channels.groups import Couplings, couple
@@ -25,6 +25,8 @@ from fxprune.passes.sparsity import Sparsity
 from fxprune.program import Program, named_tensors
 from fxprune.saliency import Criterion
 from fxprune.saliency import criterion as criterion_named
+from fxprune.saliency.channels import ChannelCriterion
+from fxprune.saliency.remembered import Remembered, RememberedChannels
 from fxprune.saliency.selections import Wanted, selection
 from fxprune.saliency.trial import Data
 
@@ -63,16 +65,44 @@ def cutting_passes(options: Options) -> list[Pass]:
     return [shrink] if options.keep_weights else [shrink, Reinit(options.seed)]
 
 
-def deciding_passes(options: Options, data: Data | None, scores: Criterion | None = None) -> list[Pass]:
-    """From Prunable and the weights to WidthPlan; `scores` of the weights, where they are known already."""
-    scores = scores or criterion_named(options.criterion, options.seed, sparsity=options.sparsity or 0.0, data=data)
+class Judges(NamedTuple):
+    """What ranks weights; and channels, where a keep rate was asked for."""
+
+    weights: Criterion
+    channels: ChannelCriterion | None
+
+
+def judges_for(options: Options, data: Data | None) -> Judges:
+    """Those that the options name."""
+    weights = criterion_named(options.criterion, options.seed, sparsity=options.sparsity or 0.0, data=data)
+    return Judges(weights, _channels(options, data, weights))
+
+
+def remembering_judges(options: Options, data: Data | None) -> Judges | None:
+    """Those that the options name, each asked once only; None where what they say depends on the sparsity."""
+    if options.keep_rate is None and options.criterion == "synflow":
+        return None
+    weights = Remembered(criterion_named(options.criterion, options.seed, data=data))
+    channels = _channels(options, data, weights)
+    return Judges(weights, None if channels is None else RememberedChannels(channels))
+
+
+def _channels(options: Options, data: Data | None, weights: Criterion) -> ChannelCriterion | None:
+    if options.keep_rate is None:
+        return None
+    return selection(options.select, Wanted(weights, options.seed, data, options.reduction))
+
+
+def deciding_passes(options: Options, data: Data | None, judges: Judges | None = None) -> list[Pass]:
+    """From Prunable and the weights to WidthPlan."""
+    weights, channels = judges or judges_for(options, data)
     if options.keep_rate is not None:
-        wanted = Wanted(scores, options.seed, data, options.reduction)
-        return [Choose(options.keep_rate, selection(options.select, wanted), options.pool)]
+        assert channels is not None
+        return [Choose(options.keep_rate, channels, options.pool)]
     assert options.sparsity is not None
     if options.policy == "precrop":
         return [Even(options.sparsity), Crop()]
-    masking: list[Pass] = [Mask(options.sparsity, scores, options.ranking), Sparsity(options.average)]
+    masking: list[Pass] = [Mask(options.sparsity, weights, options.ranking), Sparsity(options.average)]
     if options.policy == "precrop-synflow":
         return [*masking, Crop(up=True)]
     return [*masking, Sensitivity(options.policy, options.seed), Plan(options.coupling)]

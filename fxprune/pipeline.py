@@ -8,51 +8,24 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.budget import Budget, one_budget, search
+from fxprune.budget import Budget, one_budget
 from fxprune.capture.module import as_network, check_numbers
 from fxprune.channels.first_walk import first_walk
-from fxprune.channels.groups import Couplings
 from fxprune.compiled import Compiled, finished
-from fxprune.cost import Cost, cost
 from fxprune.errors import OptionError
-from fxprune.facts import Shrunk
+from fxprune.fitting import fit
 from fxprune.fold import fold_statistics
 from fxprune.manager import Observer, PassManager
 from fxprune.metarun import plain_mode
 from fxprune.methods import start_of_search, with_method
-from fxprune.options import Options
-from fxprune.pass_lists import cut_shapes, cutting_passes, deciding_passes, starting_passes
+from fxprune.options import Options, keep_rate_of
+from fxprune.pass_lists import cutting_passes, deciding_passes, starting_passes
 from fxprune.passes.choose import KeepRate
 from fxprune.phases import measured, phase
 from fxprune.program import Program
 from fxprune.report import Report
-from fxprune.saliency import criterion as criterion_named
-from fxprune.saliency.remembered import Remembered
-from fxprune.saliency.trial import Data, as_data
+from fxprune.saliency.trial import Data, as_data, needed
 from fxprune.submodule import Whole, capture_chosen
-
-_ALMOST_ALL = 0.99999  # the far end of a search: every layer that can be cut is down to its last channels
-
-
-def _within(budget: Budget, program: Program, options: Options, data: Data | None) -> Options:
-    """The options with the sparsity or keep rate that meets the budget."""
-    knob = "sparsity" if options.keep_rate is None else "keep_rate"
-    dense = cost(replace(program, facts={}), program.fact(Couplings).analysis)
-
-    def at(value: float) -> Options:
-        changed: dict[str, Any] = {knob: value}
-        return replace(options, **changed)
-
-    steady = options.criterion != "synflow"  # whose scores depend on the sparsity
-    scores = Remembered(criterion_named(options.criterion, options.seed, data=data)) if steady else None
-
-    def cost_at(value: float) -> Cost:
-        tried = at(value)
-        small = cut_shapes(PassManager(deciding_passes(tried, data, scores)).run(program), tried)
-        return cost(small, small.fact(Shrunk).analysis)
-
-    most, least = (_ALMOST_ALL, 0.0) if knob == "sparsity" else (1 - _ALMOST_ALL, 1.0)
-    return at(search(budget, dense, cost_at, most, least))
 
 
 def compile(
@@ -61,6 +34,7 @@ def compile(
     sparsity: float | None = None,
     *,
     keep_rate: KeepRate | None = None,
+    channel_sparsity: KeepRate | None = None,
     select: str = "saliency",
     pool: str = "local",
     reduction: str | None = None,
@@ -97,6 +71,8 @@ def compile(
                     convolution
     sparsity        fraction of weights to mask before deciding widths, 0 <= sparsity < 1
     keep_rate       instead: the fraction of channels that every group keeps, or {pattern of module names: fraction}
+    channel_sparsity
+                    or: the fraction that every group loses, or {pattern: fraction}; 1 - keep_rate
     select          with keep_rate, which channels stay: "saliency" (sums of the criterion), "random", "first", "l1",
                     "l2", "fpgm", "bn-scale", with data "taylor", "gate", ...; see `fxprune.saliency.selections`
     pool            with keep_rate, what competes: "local" channels of one group, "global" of all, "isomorphic" of
@@ -131,11 +107,12 @@ def compile(
     fit), NothingPrunableError (no channel can go; the message names what blocks them), ProofError, PassError: all of
     them FxpruneError.
     """
-    options, budget = _settled(
+    options, budget = settled(
         method, one_budget(target_params, target_macs, target_size), sparsity=sparsity, keep_rate=keep_rate,
-        select=select, pool=pool, reduction=reduction, criterion=criterion, ranking=ranking, policy=policy,
-        coupling=coupling, average=average, init=init, seed=seed, keep_weights=keep_weights, approximate=approximate,
-        proof=proof, retry=retry, only=only, ignore=ignore, submodule=submodule,
+        channel_sparsity=channel_sparsity, select=select, pool=pool, reduction=reduction, criterion=criterion,
+        ranking=ranking, policy=policy, coupling=coupling, average=average, init=init, seed=seed,
+        keep_weights=keep_weights, approximate=approximate, proof=proof, retry=retry, only=only, ignore=ignore,
+        submodule=submodule,
     )  # fmt: skip
     with plain_mode():
         return _compile(model, example_inputs, options, budget, as_data(data), observers)
@@ -158,13 +135,17 @@ def dry_run(
     Nothing is proved and no weight is drawn, which saves most of the time. The numbers are those of `compile`, save
     where the proof would have refused to cut a group. Raises what `compile` raises, except ProofError.
     """
-    options, budget = _settled(method, one_budget(target_params, target_macs, target_size), **asked)
+    options, budget = settled(method, one_budget(target_params, target_macs, target_size), **asked)
     with plain_mode():
         return _compile(model, example_inputs, options, budget, as_data(data), observers, dry=True).report
 
 
-def _settled(method: str | None, budget: Budget | None, **asked: Any) -> tuple[Options, Budget | None]:
+def settled(
+    method: str | None, budget: Budget | None, *, channel_sparsity: KeepRate | None = None, **asked: Any
+) -> tuple[Options, Budget | None]:
     """The options with what a method sets, and something to begin the search with where a target decides."""
+    if channel_sparsity is not None:
+        asked["keep_rate"] = keep_rate_of(channel_sparsity, asked.get("keep_rate"))
     if budget is not None:
         start = start_of_search(method, asked.get("sparsity"), asked.get("keep_rate"))
         asked |= dict(zip(("sparsity", "keep_rate"), start, strict=True))
@@ -184,6 +165,8 @@ def _compile(
 ) -> Compiled:
     if options.submodule is not None and data is not None:
         raise OptionError("data belongs to the whole network: channels of a submodule cannot be ranked by it")
+    if options.looks_at_data:
+        needed(data, str(options.method or options.judge))
     model = as_network(model)
     check_numbers(model)
     with measured() as clock, phase("capture"):
@@ -193,18 +176,21 @@ def _compile(
             program = fold_statistics(program)
     manager = PassManager(starting_passes(options), observers, clock.seconds())
     program = manager.run(program)
+    judges = None
     if budget is not None:
         with measured() as clock, phase("search"):
-            options = _within(budget, program, options, data)
+            options, judges = fit(budget, program, options, data)
         manager.seconds |= clock.seconds()
-        notes += (f"target: {budget.kind} of at most {budget.limit:g}",)
     last = cutting_passes(replace(options, proof=False))[:1] if dry else cutting_passes(options)
-    manager.passes = [*deciding_passes(options, data), *last]
-    done = _run(program, options, manager, notes)
+    manager.passes = [*deciding_passes(options, data, judges), *last]
+    done = _run(program, manager, _asked(options, budget, data), notes)
+    if budget is not None:
+        told = budget.told(done.report.before, done.report.after)
+        done = replace(done, report=replace(done.report, notes=(told, *done.report.notes)))
     return replace(done, whole=Whole(model, options.submodule)) if options.submodule else done
 
 
-def _run(program: Program, options: Options, manager: PassManager, notes: tuple[str, ...]) -> Compiled:
+def _run(program: Program, manager: PassManager, asked: dict[str, Any], notes: tuple[str, ...]) -> Compiled:
     dense: list[Program] = []  # the last program before the rewrite, which drops facts
 
     def remember(name: str, current: Program, seconds: float) -> None:
@@ -213,10 +199,12 @@ def _run(program: Program, options: Options, manager: PassManager, notes: tuple[
 
     manager.observers = (*manager.observers, remember)
     small = manager.run(program)
-    asked = _asked(options)
     return finished(dense[-1], small, asked, manager.seconds, notes)
 
 
-def _asked(options: Options) -> dict[str, Any]:
+def _asked(options: Options, budget: Budget | None, data: Data | None) -> dict[str, Any]:
+    """For recipe.json. A target and data stand there only where they were given."""
     asked = {name: getattr(options, name) for name in Options.__dataclass_fields__}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+    asked = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
+    target = {} if budget is None else {f"target_{budget.kind}": budget.limit}
+    return asked | target | ({} if data is None or data.name is None else {"data": data.name})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -37,10 +38,17 @@ class Mask:
         if self.ranking == "global":
             zeros = round(self.sparsity * sum(shape.numel() for shape in shapes))
             return program.with_facts(WeightMasks(self._masks(program, names, zeros)))
-        masks: dict[str, Tensor] = {}
-        for name, zeros in zip(names, layer_zeros(shapes, self.sparsity, self.ranking), strict=True):
-            masks |= self._masks(program, [name], zeros)
-        return program.with_facts(WeightMasks(masks))
+        return program.with_facts(WeightMasks(self._layer_masks(program, names, shapes)))
 
     def _masks(self, program: Program, names: Sequence[str], zeros: int) -> dict[str, Tensor]:
         return masks_without_lowest(lambda: self.criterion.scores(program, names), zeros)
+
+    def _layer_masks(
+        self, program: Program, names: Sequence[str], shapes: Sequence[Sequence[int]]
+    ) -> dict[str, Tensor]:
+        """One walk over the layers: a criterion may work out all of them for the first."""
+        zeros = layer_zeros(shapes, self.sparsity, self.ranking)
+        masks: dict[str, Tensor] = {}
+        for pair, count in zip(self.criterion.scores(program, names), zeros, strict=True):
+            masks |= masks_without_lowest(partial(iter, (pair,)), count)
+        return masks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from fxprune import zoo
 from fxprune.budget import Budget, search
 from fxprune.cost import Cost
 from fxprune.errors import OptionError
-from fxprune.methods import METHODS
+from fxprune.methods import METHODS, wants_data
 
 IMAGE = torch.zeros(2, 3, 32, 32)
-WITH_DATA = ("3sp", "3sp-per-mac", "prospr-structured", "taylor")
+WITH_DATA = [name for name in METHODS if wants_data(name)]
 
 
 def batches() -> list[tuple[Tensor, Tensor]]:
@@ -53,6 +54,9 @@ def test_what_contradicts_a_method_is_refused() -> None:
         ({"target_params": 0.5, "sparsity": 0.5}, "a target takes the place of sparsity"),
         ({"target_params": 0.5, "target_macs": 0.5}, "give one target"),
         ({"target_params": -1}, "a target is a positive number"),
+        ({"keep_rate": 0.5, "channel_sparsity": 0.5}, "give keep_rate or channel_sparsity"),
+        ({"channel_sparsity": 1.0}, "channel_sparsity is the fraction of channels to remove"),
+        ({"channel_sparsity": {"fc": "half"}}, "channel_sparsity is the fraction of channels to remove"),
     ):
         with pytest.raises(OptionError, match=message):
             fxprune.compile(model, IMAGE, **options)  # type: ignore[arg-type]
@@ -87,3 +91,56 @@ def test_the_search_takes_the_best_of_all_trials() -> None:
     assert cost_at(found).parameters <= 350
     assert cost_at(found).parameters >= 290
     assert search(Budget("params", 2000), dense, cost_at, 0.0, 1.0) == 1.0
+
+
+def test_those_that_look_at_data_ask_for_them_before_anything_runs() -> None:
+    assert WITH_DATA == ["3sp", "3sp-per-mac", "prospr-structured", "taylor", "taylor-batch", "taylor-element"]
+    for options, name in (
+        ({"sparsity": 0.5, "criterion": "snip"}, "snip"),
+        ({"keep_rate": 0.5, "criterion": "grasp"}, "grasp"),
+        ({"keep_rate": 0.5, "select": "gate"}, "gate"),
+        ({"target_params": 0.5, "method": "taylor"}, "taylor"),
+    ):
+        with pytest.raises(OptionError, match=f"{name} scores .* needs labelled data"):
+            fxprune.compile(torch.nn.Identity(), IMAGE, **options)  # type: ignore[arg-type]
+
+
+def test_channel_sparsity_is_the_rest_of_the_keep_rate() -> None:
+    model = zoo.build("resnet8")
+    kept = fxprune.compile(model, IMAGE, keep_rate=0.25, proof=False)
+    assert kept.recipe.kept == fxprune.compile(model, IMAGE, channel_sparsity=0.75, proof=False).recipe.kept
+    one = fxprune.compile(model, IMAGE, channel_sparsity={"layer2.0.conv1": 0.75}, proof=False).report
+    assert [line.weight for line in one.layers if line.after < line.before] == ["layer2.0.conv1.weight"]
+
+
+@pytest.mark.parametrize("ranking", ["uniform", "erk"])
+def test_criteria_that_look_at_the_whole_network_rank_layer_by_layer(ranking: str) -> None:
+    """They work out all layers at once, whichever is asked for first."""
+    options: dict[str, Any] = {"criterion": "snip", "ranking": ranking, "data": batches(), "proof": False}
+    report = fxprune.compile(zoo.build("resnet8"), IMAGE, sparsity=0.75, policy="none", **options).report
+    assert report.achieved_sparsity == pytest.approx(0.75, abs=0.01)
+    met = fxprune.compile(zoo.build("resnet8"), IMAGE, target_params=0.5, **options).report
+    assert met.after.parameters <= 0.5 * met.before.parameters
+
+
+def test_a_search_ranks_once_and_decides_with_what_it_has_seen() -> None:
+    """Batches that differ each time they are asked for, as a shuffling loader's do, change nothing."""
+
+    class Shuffling:
+        walks = 0
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            self.walks += 1
+            yield from (([x + self.walks, y]) for x, y in batches())  # type: ignore[misc]
+
+    data = Shuffling()
+    done = fxprune.compile(zoo.build("resnet8"), IMAGE, method="3sp", target_macs=0.5, data=data)
+    assert data.walks == 1
+    assert done.report.after.macs <= 0.5 * done.report.before.macs
+    assert done.report.notes[0].startswith("target of ") and " is met: " in done.report.notes[0]
+    assert done.recipe.options["target_macs"] == 0.5
+
+
+def test_a_target_that_the_proof_stands_in_the_way_of_is_told() -> None:
+    dense, reached = Cost(1000, 1000, 0, 0), Cost(600, 600, 0, 0)
+    assert "is missed, because the proof refused" in Budget("params", 0.5).told(dense, reached)

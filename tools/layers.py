@@ -20,6 +20,7 @@ RANKS = {
     "passes": PASSES,
     "options": 4,
     "methods": 4,
+    "fitting": 4,
     "pass_lists": 4,
     "pipeline": 4,
     "learner": 5,

@@ -86,3 +86,4 @@ _MAKERS: dict[str, Maker] = {
     "prospr": _prospr,
 }
 CRITERIA = tuple(_MAKERS)
+WITH_DATA = ("snip", "grasp", "prospr")  # those that look at gradients of the loss

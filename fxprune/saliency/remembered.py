@@ -8,8 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fxprune.channels.groups import Couplings
+from fxprune.channels.scores import Scores
 from fxprune.program import Program
 from fxprune.saliency import Criterion
+from fxprune.saliency.channels import ChannelCriterion
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,17 @@ class Remembered:
         if not self._known:
             self._known.update(self.criterion.scores(program, names))
         return ((name, self._known[name]) for name in names)
+
+
+@dataclass(frozen=True)
+class RememberedChannels:
+    """The same for channels."""
+
+    criterion: ChannelCriterion
+    name: ClassVar[str] = "remembered"
+    _known: list[Scores] = field(default_factory=list, repr=False)
+
+    def scores(self, program: Program, couplings: Couplings) -> Scores:
+        if not self._known:
+            self._known.append(self.criterion.scores(program, couplings))
+        return self._known[0]

@@ -63,3 +63,4 @@ _MAKERS: dict[str, Callable[[Wanted], ChannelCriterion]] = {
     "gate-after-steps": lambda one: GateSlope(one.data, one.seed, steps=3),
 }
 SELECTIONS = tuple(_MAKERS)
+WITH_DATA = tuple(name for name in SELECTIONS if name.startswith(("taylor", "gate")))  # they look at gradients

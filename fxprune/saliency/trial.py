@@ -26,10 +26,12 @@ class Data:
     inputs   a tensor, or a tuple of positional arguments
     loss     mean over the batch; cross entropy where none is given. Of a network that returns several things (auxiliary
              heads) it sees all of them; without one given, the first
+    name     for recipe.json
     """
 
     batches: Iterable[tuple[Any, Any]]
     loss: Loss | None = None
+    name: str | None = None
 
     def take(self, count: int, criterion: str) -> list[tuple[tuple[Any, ...], Any]]:
         """The first `count` batches. Raises OptionError when there are fewer."""
