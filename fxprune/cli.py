@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fxprune import cli_artefacts, cli_bench, cli_work
+from fxprune import cli_methods as methods
 from fxprune import cli_options as options
 from fxprune.capture.options import LoadOptions
-from fxprune.cli_config import names_from_file
+from fxprune.cli_compile import compile_command
 from fxprune.cli_errors import Commands, one_line_errors
+from fxprune.cli_several import SeveralValues, fractions
 
 app = typer.Typer(
     cls=Commands,
@@ -42,89 +43,7 @@ def _fxprune(version: Annotated[bool, _VERSION] = False) -> None:
     """Makes convolutional networks small, and proves that it did so exactly."""
 
 
-@app.command("compile")
-@one_line_errors
-def compile_command(
-    context: typer.Context,
-    model: options.Model,
-    sparsity: options.Sparsity = None,
-    keep_rate: options.KeepRate = None,
-    only: options.Only = None,
-    ignore: options.Ignore = None,
-    submodule: options.Submodule = None,
-    approximate: options.Approximate = None,
-    no_proof: options.NoProof = False,
-    criterion: options.Criterion = "magnitude",
-    policy: options.Policy = None,
-    coupling: options.Coupling = None,
-    average: options.Average = None,
-    select: options.Select = None,
-    init: options.Init = "auto",
-    keep_weights: options.KeepWeights = False,
-    seed: options.Seed = 0,
-    input: options.Input = None,
-    arch: options.Arch = None,
-    trust: options.Trust = None,
-    allow_pickle: options.AllowPickle = False,
-    output: options.Output = None,
-    emit: options.Emit = None,
-    force: options.Force = False,
-    opset: options.Opset = None,
-    no_measure: options.NoMeasure = False,
-    threads: options.RunThreads = None,
-    dry_run: options.DryRun = False,
-    widths: options.Widths = False,
-    print_passes: options.PrintPasses = False,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-    config: options.Config = None,
-    traceback: options.Traceback = False,
-) -> None:
-    """Remove channels from MODEL, prove it, and write the smaller network as ONNX and as weights.
-
-    fxprune compile model.pt --sparsity 0.98
-    """
-    asked: dict[str, Any] = {
-        "sparsity": sparsity,
-        "keep_rate": keep_rate,
-        "only": only or None,
-        "ignore": ignore or None,
-        "submodule": submodule,
-        "approximate": approximate,
-        "proof": not no_proof,
-        "criterion": criterion,
-        "policy": policy,
-        "coupling": coupling,
-        "average": average,
-        "select": select,
-        "init": init,
-        "keep_weights": keep_weights,
-        "seed": seed,
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
-    request = cli_work.Request(
-        model=model,
-        asked=cli_work.settled(asked, names_from_file(context)),
-        inputs=input or (),
-        loading=LoadOptions(trust or (), arch, allow_pickle, seed),
-        output=output,
-        emit=cli_work.emitted(emit or (), opset),
-        force=force,
-        opset=opset,
-        measure=not no_measure,
-        threads=threads,
-        dry_run=dry_run,
-        passes_to=None if not print_passes else sys.stderr if as_json else sys.stdout,
-        quiet=quiet,
-    )
-    outcome = cli_work.compile_model(request)
-    if as_json:
-        print(json.dumps(outcome.document, indent=1))
-    elif not quiet:
-        from fxprune.cli_layout import show
-        from fxprune.cli_report import summary
-
-        show(summary(outcome, widths))
+app.command("compile")(compile_command)
 
 
 @app.command("export")
@@ -236,14 +155,14 @@ def explain_command(
         print(json.dumps({"model": origin, "layer": layer, "groups": [one.to_dict() for one in told]}, indent=1))
 
 
-@app.command("plan")
+@app.command("plan", cls=SeveralValues)
 @one_line_errors
 def plan_command(
     model: options.Spec,
     sparsity: options.Sparsities,
-    policy: options.Policy = None,
-    coupling: options.Coupling = None,
-    average: options.Average = None,
+    policy: methods.Policy = None,
+    coupling: methods.Coupling = None,
+    average: methods.Average = None,
     only: options.Only = None,
     ignore: options.Ignore = None,
     seed: options.Seed = 0,
@@ -260,7 +179,7 @@ def plan_command(
     from fxprune.cli_layout import show
     from fxprune.cli_plan import forecast_view, forecasts
 
-    found = forecasts(model, sparsity, input or (), {**given, "seed": seed})
+    found = forecasts(model, fractions(sparsity), input or (), {**given, "seed": seed})
     if as_json:
         print(json.dumps({"model": model, "forecasts": [one.to_dict() for one in found]}, indent=1))
     else:

@@ -19,6 +19,7 @@ import typer
 from fxprune.errors import OptionError
 
 _LEFT_OUT = {"config", "help"}
+_AMOUNTS = ("target_params", "target_macs", "target_size")  # texts, as 10MiB, which may be plain numbers too
 
 
 def from_file(context: typer.Context, path: Path | None) -> Path | None:
@@ -56,10 +57,11 @@ def types_of(command: Any) -> dict[str, Any]:
 
 def read_config(path: Path, types: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a file sets. Raises OptionError naming the file and what is wrong in it, or OSError."""
-    return _checked(path, _renamed(path, _parsed(path), types), types)
+    return _checked(path, _renamed(path, parsed(path), types), types)
 
 
-def _parsed(path: Path) -> dict[Any, Any]:
+def parsed(path: Path) -> dict[Any, Any]:
+    """The mapping that a YAML file holds. Raises OptionError naming the file and the line, or OSError."""
     import yaml
 
     try:
@@ -96,14 +98,17 @@ def _checked(path: Path, values: Mapping[str, Any], types: Mapping[str, Any]) ->
     """Strictly: the text "0.9" is no number."""
     from pydantic import TypeAdapter, ValidationError
 
+    checked = dict(values)
     for name, value in values.items():
         kind = str if Path in get_args(types[name]) else types[name]
+        if name in _AMOUNTS and isinstance(value, int | float) and not isinstance(value, bool):
+            checked[name] = value = str(value)
         try:
             TypeAdapter(kind).validate_python(value, strict=True)
         except ValidationError as error:
             told = error.errors()[0]["msg"].removeprefix("Input ")
             raise OptionError(f"{path}: {name} {told}, not {value!r}") from None
-    return dict(values)
+    return checked
 
 
 def _takes_several(kind: Any) -> bool:

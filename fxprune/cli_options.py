@@ -10,17 +10,17 @@ import typer
 from fxprune.cli_config import from_file
 from fxprune.cli_values import EMITTED, models, specs
 
-_FILE, _WHAT, _WIDTHS, _WEIGHTS, _OUT = "Model files", "What to remove", "How widths are decided", "Weights", "Output"
+_FILE, WHAT, WIDTHS, _WEIGHTS, _OUT = "Model files", "What to remove", "How widths are decided", "Weights", "Output"
 
 
-def _option(help: str, panel: str | None, *names: str, default: str = "", **settings: Any) -> Any:
+def option(help: str, panel: str | None, *names: str, default: str = "", **settings: Any) -> Any:
     """An option whose help ends with what happens without it, where that is worth saying."""
     text = f"{help} Default: {default}." if default else help
     return typer.Option(*names, help=text, rich_help_panel=panel, **{"show_default": False, **settings})
 
 
-def _flag(name: str, help: str, panel: str | None, *short: str) -> Any:
-    return _option(help, panel, name, *short, metavar="")
+def flag(name: str, help: str, panel: str | None, *short: str) -> Any:
+    return option(help, panel, name, *short, metavar="")
 
 
 Model = Annotated[
@@ -40,7 +40,7 @@ Spec = Annotated[
 ]
 Input = Annotated[
     list[str] | None,
-    _option(
+    option(
         "Example input, as 1x3x224x224, x=1x3x224x224 or 1x77:int64; repeatable. Without it one is guessed, and named.",
         None,
         metavar="SHAPE",
@@ -48,7 +48,7 @@ Input = Annotated[
 ]
 Trust = Annotated[
     list[str] | None,
-    _option(
+    option(
         "Package, or path of the training script, whose classes the model file may use; a script is executed. "
         "Repeatable.",
         _FILE,
@@ -57,7 +57,7 @@ Trust = Annotated[
 ]
 Arch = Annotated[
     str | None,
-    _option(
+    option(
         "Network that a file with weights only belongs to: torchvision:NAME, timm:NAME, zoo:NAME, module:factory or "
         "train.py:factory; the latter two run that code.",
         _FILE,
@@ -66,12 +66,12 @@ Arch = Annotated[
     ),
 ]
 AllowPickle = Annotated[
-    bool, _flag("--allow-pickle", "Let the model file run any code while it is read. Only for files you made.", _FILE)
+    bool, flag("--allow-pickle", "Let the model file run any code while it is read. Only for files you made.", _FILE)
 ]
-Layer = Annotated[str | None, _option("Tell what else goes when this layer loses a channel.", None, metavar="NAME")]
+Layer = Annotated[str | None, option("Tell what else goes when this layer loses a channel.", None, metavar="NAME")]
 Config = Annotated[
     Path | None,
-    _option(
+    option(
         "YAML file with options under these names, as in sparsity: 0.98; options given here win over it.",
         None,
         "--config",
@@ -80,102 +80,43 @@ Config = Annotated[
         metavar="FILE",
     ),
 ]
-Traceback = Annotated[bool, _flag("--traceback", "Show where an error comes from.", None)]
-Json = Annotated[bool, _flag("--json", "Print JSON on stdout and nothing else.", _OUT)]
-Quiet = Annotated[bool, _flag("--quiet", "No progress, and no table at the end.", _OUT, "-q")]
+Traceback = Annotated[bool, flag("--traceback", "Show where an error comes from.", None)]
+Json = Annotated[bool, flag("--json", "Print JSON on stdout and nothing else.", _OUT)]
+Quiet = Annotated[bool, flag("--quiet", "No progress, and no table at the end.", _OUT, "-q")]
 
-Sparsity = Annotated[float | None, _option("Fraction of weights to do without, as in 0.98.", _WHAT, metavar="S")]
-Sparsities = Annotated[list[float], _option("Fraction of weights to do without; repeatable.", _WHAT, metavar="S")]
-KeepRate = Annotated[float | None, _option("Or: fraction of channels that every layer keeps.", _WHAT, metavar="R")]
-Only = Annotated[list[str] | None, _option("Only layers whose names match; repeatable.", _WHAT, metavar="GLOB")]
-Ignore = Annotated[list[str] | None, _option("No layers whose names match; repeatable.", _WHAT, metavar="GLOB")]
+Sparsity = Annotated[float | None, option("Fraction of weights to do without, as in 0.98.", WHAT, metavar="S")]
+Sparsities = Annotated[
+    list[str], option("Fractions of weights to do without, as in 0.9,0.95; repeatable.", WHAT, metavar="S,S")
+]
+Only = Annotated[list[str] | None, option("Only layers whose names match; repeatable.", WHAT, metavar="GLOB")]
+Ignore = Annotated[list[str] | None, option("No layers whose names match; repeatable.", WHAT, metavar="GLOB")]
 Submodule = Annotated[
-    str | None, _option("Only this module, as backbone.body; the rest may be untraceable.", _WHAT, metavar="NAME")
+    str | None, option("Only this module, as backbone.body; the rest may be untraceable.", WHAT, metavar="NAME")
 ]
 Approximate = Annotated[
     Literal["cut", "freeze"] | None,
-    _option(
+    option(
         "Channels behind a statistic over channels, as LayerNorm is: removing one changes the others.",
-        _WHAT,
+        WHAT,
         default="cut, with --keep-weights freeze",
     ),
 ]
-NoProof = Annotated[bool, _flag("--no-proof", "Do not compare the cut network with the dense one.", _WHAT)]
-
-Criterion = Annotated[
-    Literal["magnitude", "random", "synflow", "snip", "grasp", "prospr"],
-    _option(
-        "What ranks weights: magnitude, random, synflow, snip, grasp or prospr.",
-        _WIDTHS,
-        default="magnitude",
-        metavar="SCORE",
-    ),
-]
-Policy = Annotated[
-    Literal["reconvene", "all", "none", "inverted", "random"] | None,
-    _option(
-        "With --sparsity, layers that lose channels: reconvene (those at least as sparse as the average), all, none, "
-        "inverted or random.",
-        _WIDTHS,
-        default="reconvene",
-        metavar="POLICY",
-    ),
-]
-Coupling = Annotated[
-    Literal["max", "keep", "min"] | None,
-    _option("With --sparsity, width of layers that must agree.", _WIDTHS, default="max"),
-]
-Average = Annotated[
-    Literal["prunable", "conv", "all-params", "layer-mean"] | None,
-    _option(
-        "With --sparsity, what that average runs over: prunable, conv, all-params or layer-mean.",
-        _WIDTHS,
-        default="prunable",
-        metavar="OVER",
-    ),
-]
-Select = Annotated[
-    Literal[
-        "saliency",
-        "random",
-        "first",
-        "l1",
-        "l2",
-        "group-l1",
-        "group-l2",
-        "fpgm",
-        "bn-scale",
-        "taylor",
-        "taylor-batch",
-        "taylor-element",
-        "gate",
-        "gate-per-mac",
-        "gate-after-steps",
-    ]
-    | None,
-    _option(
-        "With --keep-rate, what says which channels stay: saliency, random, first, l1, l2, group-l1, group-l2, fpgm, "
-        "bn-scale, taylor, taylor-batch, taylor-element, gate, gate-per-mac or gate-after-steps.",
-        _WIDTHS,
-        default="saliency",
-        metavar="SCORE",
-    ),
-]
+NoProof = Annotated[bool, flag("--no-proof", "Do not compare the cut network with the dense one.", WHAT)]
 
 Init = Annotated[
     Literal["auto", "kaiming", "keep"],
-    _option("Draw weights before ranking them; auto: if they look untrained.", _WEIGHTS, default="auto"),
+    option("Draw weights before ranking them; auto: if they look untrained.", _WEIGHTS, default="auto"),
 ]
-KeepWeights = Annotated[bool, _flag("--keep-weights", "Keep surviving weights instead of drawing new ones.", _WEIGHTS)]
-Seed = Annotated[int, _option("Seed of everything that is drawn.", _WEIGHTS, default="0", metavar="N")]
+KeepWeights = Annotated[bool, flag("--keep-weights", "Keep surviving weights instead of drawing new ones.", _WEIGHTS)]
+Seed = Annotated[int, option("Seed of everything that is drawn.", _WEIGHTS, default="0", metavar="N")]
 
 Output = Annotated[
     Path | None,
-    _option("Folder to write.", _OUT, "--output", "-o", default="NAME-fxprune", metavar="FOLDER"),
+    option("Folder to write.", _OUT, "--output", "-o", default="NAME-fxprune", metavar="FOLDER"),
 ]
 Emit = Annotated[
     list[str] | None,
-    _option(
+    option(
         "What to write beside recipe.json and report.json: onnx, source, weights, or several with commas between them.",
         _OUT,
         default="all three",
@@ -183,18 +124,18 @@ Emit = Annotated[
         autocompletion=lambda: list(EMITTED),
     ),
 ]
-Force = Annotated[bool, _flag("--force", "Replace the folder of an earlier run.", _OUT)]
-DryRun = Annotated[bool, _flag("--dry-run", "Only say what would come out: widths and costs. Writes nothing.", _OUT)]
-Widths = Annotated[bool, _flag("--widths", "List the widths of all layers, however many there are.", _OUT)]
-Opset = Annotated[int | None, _option("Operator set of the ONNX file, 18 or later.", _OUT, metavar="N")]
-NoMeasure = Annotated[bool, _flag("--no-measure", "Do not measure latency and memory, before and after.", _OUT)]
+Force = Annotated[bool, flag("--force", "Replace the folder of an earlier run.", _OUT)]
+DryRun = Annotated[bool, flag("--dry-run", "Only say what would come out: widths and costs. Writes nothing.", _OUT)]
+Widths = Annotated[bool, flag("--widths", "List the widths of all layers, however many there are.", _OUT)]
+Opset = Annotated[int | None, option("Operator set of the ONNX file, 18 or later.", _OUT, metavar="N")]
+NoMeasure = Annotated[bool, flag("--no-measure", "Do not measure latency and memory, before and after.", _OUT)]
 _FEW = {"metavar": "N", "min": 1, "max": 1024}  # far more end in a crash of the runtimes
-Threads = Annotated[int, _option("Threads of each runtime that is measured.", _OUT, default="1", **_FEW)]
+Threads = Annotated[int, option("Threads of each runtime that is measured.", _OUT, default="1", **_FEW)]
 RunThreads = Annotated[
     int | None,
-    _option("Threads of torch, and of each runtime that is measured.", _OUT, default="all, 1 for measuring", **_FEW),
+    option("Threads of torch, and of each runtime that is measured.", _OUT, default="all, 1 for measuring", **_FEW),
 ]
-PrintPasses = Annotated[bool, _flag("--print-passes", "Print the program after each pass.", _OUT)]
+PrintPasses = Annotated[bool, flag("--print-passes", "Print the program after each pass.", _OUT)]
 
 
 def _side(letter: str) -> Any:
@@ -206,14 +147,12 @@ FirstSide = Annotated[Path, _side("A")]
 SecondSide = Annotated[Path, _side("B")]
 BenchInput = Annotated[
     list[str] | None,
-    _option(
-        "Shape of an input, as 1x3x224x224 or x=1x3x224x224, where the files leave it open.", None, metavar="SHAPE"
-    ),
+    option("Shape of an input, as 1x3x224x224 or x=1x3x224x224, where the files leave it open.", None, metavar="SHAPE"),
 ]
-Batch = Annotated[int | None, _option("Examples in one pass.", None, show_default="1", metavar="N", min=1)]
+Batch = Annotated[int | None, option("Examples in one pass.", None, show_default="1", metavar="N", min=1)]
 Runtime = Annotated[
     str | None,
-    _option(
+    option(
         "What to run in; with commas between them.",
         None,
         show_default="onnxruntime, and torch for two folders",
@@ -222,7 +161,5 @@ Runtime = Annotated[
 ]
 Repeat = Annotated[
     int | None,
-    _option(
-        "Timed passes for each side.", None, show_default="30, or as many as fit into a second", metavar="N", min=1
-    ),
+    option("Timed passes for each side.", None, show_default="30, or as many as fit into a second", metavar="N", min=1),
 ]

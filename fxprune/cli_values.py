@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator, MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
 
-# Those of fxprune.emit.folder and fxprune.zoo, which import torch.
+# Those of fxprune.emit.folder, fxprune.methods and fxprune.zoo, which import torch.
 EMITTED = ("onnx", "source", "weights")
+METHODS = (
+    *("reconvene", "upai", "spai", "inverted", "random", "precrop", "precrop-synflow", "3sp", "3sp-per-mac"),
+    *("prospr-structured", "l1", "fpgm", "slimming", "sfp", "taylor", "taylor-batch", "taylor-element", "uniform"),
+)
 ZOO = (
     *("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_nobias", "vgg13_nobias", "vgg16_nobias", "vgg19_nobias"),
     *("resnet8", "resnet20", "resnet32", "resnet56", "resnet8_a", "resnet20_a", "resnet32_a", "resnet56_a"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from fxprune.cli_asked import as_arguments, check_belonging, check_data
 from fxprune.cli_progress import shown_phases
 from fxprune.cli_values import EMITTED
 from fxprune.errors import OptionError
@@ -23,18 +24,19 @@ if TYPE_CHECKING:
     from fxprune.program import Inputs, Program
     from fxprune.report import Report
     from fxprune.runtime.measured import Measured
+    from fxprune.saliency.trial import Data
 
-# Options that one of the two ways to ask for less does not look at.
-_BELONG = {"sparsity": ("policy", "coupling", "average"), "keep_rate": ("select",)}
 _OPSETS_FROM = 18  # the oldest that torch's exporter writes
 
 
 @dataclass(frozen=True)
 class Request:
-    """One `fxprune compile`. `asked` holds the arguments of `fxprune.compile` that were given."""
+    """One `fxprune compile`. `asked` holds the options that were given and that `fxprune.compile` knows."""
 
     model: str
     asked: Mapping[str, Any]
+    data: str | None
+    data_batch: int | None
     inputs: Sequence[str]
     loading: LoadOptions
     output: Path | None
@@ -60,15 +62,15 @@ class Outcome:
 
 def compile_model(request: Request) -> Outcome:
     """Compile and write, or only plan. Options are checked before the model is loaded."""
-    check_belonging(request.asked)
     with shown_phases(not request.quiet and request.passes_to is None) as clock:
         with phase("start"):
             import torch
 
             import fxprune.pipeline  # noqa: F401 - takes its seconds here, not in a later phase
-            from fxprune.options import Options
 
-            Options(**request.asked)
+            check_belonging(request.asked)
+            request = replace(request, asked=as_arguments(request.asked))
+            check_data(request.asked, request.data, request.data_batch)
             if request.threads:
                 torch.set_num_threads(request.threads)
             given = given_inputs(request.inputs)
@@ -84,7 +86,8 @@ def compile_model(request: Request) -> Outcome:
 def _dry_run(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, None, dict[str, Any]]:
     from fxprune.pipeline import dry_run
 
-    report = dry_run(loaded.module, inputs, **request.asked, observers=_printing(request.passes_to))
+    data = _data(request, loaded, inputs)
+    report = dry_run(loaded.module, inputs, **request.asked, data=data, observers=_printing(request.passes_to))
     report = replace(report, notes=(*loaded.notes, *report.notes))
     seconds = {**seconds_so_far(), **report.seconds}
     return report, None, {**_about(loaded, inputs), "dry_run": True, **report.to_dict(), "seconds": seconds}
@@ -98,13 +101,24 @@ def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, 
     _check_folder(folder, request.force)
     captured = _First()
     observers: list[Observer] = [captured, *_printing(request.passes_to)]
-    done = compile(loaded.module, inputs, **request.asked, observers=observers)
+    done = compile(loaded.module, inputs, **request.asked, data=_data(request, loaded, inputs), observers=observers)
     done = replace(done, report=replace(done.report, notes=(*loaded.notes, *done.report.notes)))
     written = write_folder(
         done, folder, force=request.force, opset=request.opset, emit=request.emit, about=_about(loaded, inputs),
         measure=_measurement(captured.program, done, request.threads or 1) if request.measure else None,
     )  # fmt: skip
     return done.report, written, {**written.document, "folder": str(written.folder)}
+
+
+def _data(request: Request, loaded: Loaded, inputs: Inputs) -> Data | None:
+    """The batches that --data names, if it does."""
+    if request.data is None:
+        return None
+    with phase("data"):
+        from fxprune.data import BATCH, labelled
+
+        batch = request.data_batch or BATCH
+        return labelled(request.data, loaded.module, inputs, batch, request.asked.get("seed", 0))
 
 
 def explain(
@@ -120,30 +134,6 @@ def explain(
         with phase("analyse"):
             found = analysed(loaded.module, chosen, submodule=submodule)
     return loaded.origin, replace(found, notes=(*loaded.notes, *found.notes))
-
-
-def check_belonging(asked: Mapping[str, Any]) -> None:
-    """Raise OptionError unless sparsity or keep_rate was given, and nothing that has no effect with it."""
-    ways = [way for way in _BELONG if way in asked]
-    if len(ways) != 1:
-        found = "both were given" if ways else "neither was given"
-        raise OptionError(
-            f"give --sparsity or --keep-rate, and only one of them ({found}): --sparsity 0.98 does without 98 % of the "
-            "weights, --keep-rate 0.5 keeps half of the channels everywhere"
-        )
-    for way, names in _BELONG.items():
-        without = [name for name in names if name in asked]
-        if way not in ways and without:
-            used, needed = (f"--{name.replace('_', '-')}" for name in (ways[0], way))
-            raise OptionError(f"--{without[0]} has no effect with {used}: leave it out, or give {needed} instead")
-
-
-def settled(asked: Mapping[str, Any], from_file: Container[str]) -> dict[str, Any]:
-    """Without what a file says about --sparsity where the command line asks for --keep-rate, or the other way round."""
-    given = [way for way in _BELONG if way in asked and way not in from_file]
-    ways = [way for way in _BELONG if len(given) == 1 and way not in given]
-    overruled = [name for way in ways for name in (way, *_BELONG[way]) if name in from_file]
-    return {name: value for name, value in asked.items() if name not in overruled}
 
 
 def emitted(texts: Sequence[str], opset: int | None) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from fxprune.saliency.trial import Data, first_tensor
 
 Shape = tuple[int, int, int]
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+BATCH = 32  # pictures in one batch, where nobody says
 _BATCHES = 4  # what ProsPr takes with its three steps; other criteria take one
 _MIDDLE = 0.5  # pixels in [0, 1] become [-1, 1]
 

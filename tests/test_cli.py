@@ -17,16 +17,20 @@ from command_line import refused, run
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor, nn
 
-from fxprune import cli_options, zoo
+from fxprune import cli_methods, cli_options, cli_values, zoo
 from fxprune.averages import AVERAGES
 from fxprune.capture import load as loading
 from fxprune.cli_errors import printable
+from fxprune.densities import RANKINGS
 from fxprune.emit import onnx as onnx_writer
 from fxprune.errors import LoadError
+from fxprune.methods import METHODS
+from fxprune.passes.choose import POOLS
 from fxprune.passes.initialise import MODES
 from fxprune.passes.plan import COUPLINGS
 from fxprune.passes.sensitivity import POLICIES
 from fxprune.saliency import CRITERIA, criterion
+from fxprune.saliency.channels import REDUCTIONS
 from fxprune.saliency.selections import SELECTIONS
 
 FILES = ["model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json"]
@@ -55,7 +59,9 @@ assert "torch" in sys.modules
 def test_help_shows_every_option_of_compile() -> None:
     text = run("compile", "--help", columns=200).stdout
     wanted = (
-        "--sparsity --keep-rate --select --criterion --policy --coupling --average --init --seed --keep-weights "
+        "--sparsity --keep-rate --channel-sparsity --ratios --target-params --target-macs --target-size "
+        "--method --ranking --pool --reduction --data --data-batch "
+        "--select --criterion --policy --coupling --average --init --seed --keep-weights "
         "--approximate --no-proof --only --ignore --input --arch --trust --allow-pickle --output -o --force "
         "--print-passes --json --quiet --opset --traceback --dry-run --widths --config --emit --threads --no-measure"
     )
@@ -65,10 +71,13 @@ def test_help_shows_every_option_of_compile() -> None:
 @pytest.mark.parametrize(
     ("option", "known"),
     [
-        (cli_options.Policy, POLICIES),
-        (cli_options.Coupling, COUPLINGS),
-        (cli_options.Average, AVERAGES),
-        (cli_options.Select, SELECTIONS),
+        (cli_methods.Policy, POLICIES),
+        (cli_methods.Coupling, COUPLINGS),
+        (cli_methods.Average, AVERAGES),
+        (cli_methods.Select, SELECTIONS),
+        (cli_methods.Ranking, RANKINGS),
+        (cli_methods.Pool, POOLS),
+        (cli_methods.Reduction, REDUCTIONS),
         (cli_options.Init, MODES),
     ],
 )
@@ -76,8 +85,12 @@ def test_choices_are_those_of_the_passes(option: Any, known: Any) -> None:
     assert choices(option) == list(known)
 
 
+def test_methods_are_those_of_the_library() -> None:
+    assert tuple(METHODS) == cli_values.METHODS
+
+
 def test_choices_of_criterion_exist() -> None:
-    assert [criterion(name, 0).name for name in choices(cli_options.Criterion)] == list(CRITERIA)
+    assert [criterion(name, 0).name for name in choices(cli_methods.Criterion)] == list(CRITERIA)
 
 
 def choices(option: Any) -> list[str]:
@@ -91,8 +104,29 @@ def choices(option: Any) -> list[str]:
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 WRONG_OPTIONS = [
-    ("", ("give --sparsity or --keep-rate", "neither was given")),
-    ("--sparsity 0.5 --keep-rate 0.5", ("only one of them", "both were given")),
+    ("", ("give --sparsity or --keep-rate", "none was given")),
+    ("--sparsity 0.5 --keep-rate 0.5", ("only one of them", "--sparsity and --keep-rate were given")),
+    ("--sparsity 0.5 --target-size 1MiB", ("--sparsity and --target-size were given",)),
+    ("--target-macs 0.5 --target-size 1MiB", ("--target-macs and --target-size were given",)),
+    ("--target-size 1QB", ("--target-size '1QB' is no amount", "10MiB")),
+    ("--target-params 10MiB", ("--target-params '10MiB' is no amount", "2.5M")),
+    ("--target-macs 120%", ("'120%' is out of range",)),
+    ("--target-macs 0", ("'0' is out of range",)),
+    ("--channel-sparsity 1", ("channel_sparsity is the fraction of channels to remove",)),
+    ("--ratios missing.yaml", ("missing.yaml: No such file",)),
+    ("--ratios file", ("file names no layer",)),
+    ("--method taste --sparsity 0.5", ("unknown method 'taste'", "reconvene, upai")),
+    ("--method taste --target-macs 0.5", ("unknown method 'taste'",)),
+    ("--method l1 --sparsity 0.5", ("method l1 takes keep_rate (or a target), not sparsity",)),
+    ("--method l1 --target-macs 0.5 --ranking erk", ("--ranking has no effect with --target-macs", "give --sparsity")),
+    ("--sparsity 0.5 --pool global", ("--pool has no effect with --sparsity",)),
+    ("--keep-rate 0.5 --ranking erk", ("--ranking has no effect with --keep-rate",)),
+    ("--sparsity 0.5 --criterion snip", ("snip scores", "needs labelled data", "--data")),
+    ("--target-params 0.5 --method taylor", ("taylor scores", "needs labelled data")),
+    ("--keep-rate 0.5 --select gate", ("gate scores", "needs labelled data")),
+    ("--sparsity 0.5 --data synthetic", ("--data has no effect", "magnitude looks at the network alone")),
+    ("--sparsity 0.5 --method precrop --data digits", ("precrop looks at the network alone",)),
+    ("--sparsity 0.5 --data-batch 8", ("--data-batch has no effect without --data",)),
     ("--sparsity 98", ("below 1, not 98.0",)),
     ("--sparsity nan", ("not nan",)),
     ("--keep-rate 0", ("fraction of channels to keep", "not 0.0")),
@@ -131,7 +165,7 @@ def test_options_are_checked_before_the_model_is_loaded(
     [
         ("compile zoo:resnet8 --policy some", ("--policy", "'some'", "'reconvene', 'all'")),
         ("compile zoo:resnet8 --sparsity much", ("--sparsity", "valid number")),
-        ("compile zoo:resnet8 --what", ("no such option: --what; see fxprune compile --help",)),
+        ("compile zoo:resnet8 --zzzz", ("no such option: --zzzz; see fxprune compile --help",)),
         ("compile zoo:resnet8 --forc", ("--forc", "--force")),
         ("compile zoo:resnet8 --seed 0.5", ("--seed", "valid integer")),
         ("compile zoo:resnet8 --seed", ("--seed", "requires an argument")),

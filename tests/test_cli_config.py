@@ -54,6 +54,17 @@ def test_command_line_may_take_the_other_way() -> None:
     assert (told["sparsity"], told["keep_rate"], told["policy"]) == (None, 0.5, "reconvene")
 
 
+def test_methods_data_and_targets() -> None:
+    told = asked("model: zoo:resnet8\nmethod: 3sp\ndata: synthetic\ndata_batch: 4\ntarget-macs: 50%")
+    assert (told["method"], told["select"], told["target_macs"]) == ("3sp", "gate", 0.5)
+    assert told["data"] == "synthetic, 4 batches of 4 at most"
+    assert asked("target_params: 50000", "zoo:resnet8")["target_params"] == 50000
+    assert asked("target_size: 0.5\npolicy: all", "zoo:resnet8")["target_size"] == 0.5
+    again = asked("target_params: 0.5", "zoo:resnet8", "--sparsity", "0.9")
+    assert again["sparsity"] == 0.9 and "target_params" not in again
+    refused(run("compile", "zoo:resnet8", "--config", "fxprune.yaml", "--target-macs", "1e"), "'1e' is no amount")
+
+
 def test_what_belongs_to_the_other_way_is_refused_within_the_file_and_on_the_command_line() -> None:
     Path("fxprune.yaml").write_text("keep_rate: 0.5\npolicy: all")
     refused(run("compile", "zoo:resnet8", "--config", "fxprune.yaml"), "--policy has no effect with --keep-rate")

@@ -1,0 +1,117 @@
+"""What `fxprune compile` was asked for: ways to say how much is removed, and what belongs to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+from fxprune.amounts import amount
+from fxprune.cli_config import parsed
+from fxprune.errors import OptionError
+
+# Ways to say how much, and the library's word for what they set: a target moves what its method moves.
+_WAYS = {
+    "sparsity": "sparsity",
+    "keep_rate": "keep_rate",
+    "channel_sparsity": "keep_rate",
+    "ratios": "keep_rate",
+    "target_params": None,
+    "target_macs": None,
+    "target_size": None,
+}
+# Options that the other word does not look at.
+_BELONG = {"sparsity": ("policy", "coupling", "average", "ranking"), "keep_rate": ("select", "pool", "reduction")}
+
+
+def check_belonging(asked: Mapping[str, Any]) -> None:
+    """Raise OptionError unless one of the ways was given, and nothing that has no effect with it."""
+    ways = [way for way in _WAYS if way in asked]
+    if len(ways) != 1:
+        raise OptionError(
+            f"give --sparsity or --keep-rate or a target, and only one of them ({_told(ways)} given): --sparsity 0.98 "
+            "does without 98 % of the weights, --keep-rate 0.5 keeps half of the channels everywhere, --target-size "
+            "2MiB says how large the result may be"
+        )
+    word = _word(ways[0], asked.get("method"))
+    for other, names in _BELONG.items():
+        without = [name for name in names if name in asked]
+        if other != word and without:
+            raise OptionError(
+                f"{_flag(without[0])} has no effect with {_flag(ways[0])}: leave it out, or give {_flag(other)} instead"
+            )
+
+
+def _word(way: str, method: str | None) -> str:
+    word = _WAYS[way]
+    if word is not None:
+        return word
+    from fxprune.methods import method_named
+
+    return "sparsity" if method is None else method_named(method).knob
+
+
+def _told(ways: list[str]) -> str:
+    if not ways:
+        return "none was"
+    return f"{' and '.join(map(_flag, ways))} were"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def settled(asked: Mapping[str, Any], from_file: Container[str]) -> dict[str, Any]:
+    """Without what a file says about one of the ways where the command line asks for another."""
+    given = [way for way in _WAYS if way in asked and way not in from_file]
+    if len(given) != 1:
+        return dict(asked)
+    other = [names for word, names in _BELONG.items() if _WAYS[given[0]] not in (word, None)]
+    overruled = {name for names in (tuple(set(_WAYS) - set(given)), *other) for name in names if name in from_file}
+    return {name: value for name, value in asked.items() if name not in overruled}
+
+
+def as_arguments(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `fxprune.compile`: files read, amounts as numbers. Raises OptionError."""
+    found = {name: value for name, value in asked.items() if name != "ratios"}
+    if "ratios" in asked:
+        found["keep_rate"] = read_rates(asked["ratios"])
+    for name in ("target_params", "target_macs", "target_size"):
+        if name in asked:
+            found[name] = _amount(name, asked[name])
+    return found
+
+
+def _amount(name: str, text: str) -> float:
+    try:
+        return amount(text, in_bytes=name == "target_size")
+    except OptionError as error:
+        raise OptionError(f"{_flag(name)} {error}") from None
+
+
+def read_rates(path: Path) -> dict[str, float]:
+    """Pattern of layers -> fraction of channels they keep, from YAML or JSON. Raises OptionError, or OSError."""
+    rates = parsed(path)
+    for pattern, rate in rates.items():
+        if not isinstance(pattern, str) or isinstance(rate, bool) or not isinstance(rate, int | float):
+            raise OptionError(f"{path}: a pattern of layers and a fraction are wanted, as layer3.*: 0.25, not {rate!r}")
+    if not rates:
+        raise OptionError(f"{path} names no layer: write lines as layer3.*: 0.25")
+    return {pattern: float(rate) for pattern, rate in rates.items()}
+
+
+def check_data(asked: Mapping[str, Any], source: str | None, batch: int | None) -> None:
+    """Raise OptionError for data that are missing, and for such as nothing looks at."""
+    from fxprune.budget import one_budget
+    from fxprune.pipeline import settled as settled_options
+    from fxprune.saliency.trial import needed
+
+    rest = {name: value for name, value in asked.items() if not name.startswith("target_") and name != "method"}
+    targets = (asked.get(f"target_{kind}") for kind in ("params", "macs", "size"))
+    options, _ = settled_options(asked.get("method"), one_budget(*targets), **rest)
+    if options.looks_at_data and source is None:
+        needed(None, str(options.method or options.judge))
+    if source is not None and not options.looks_at_data:
+        raise OptionError(f"--data has no effect: {options.judge or options.policy} looks at the network alone")
+    if batch is not None and source is None:
+        raise OptionError("--data-batch has no effect without --data")
