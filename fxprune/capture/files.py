@@ -15,11 +15,12 @@ from fxprune.capture.architectures import load_weights
 from fxprune.capture.checkpoints import State, find_network, find_state
 from fxprune.capture.exported import ExportedNetwork
 from fxprune.capture.exported_file import read_exported, read_unrestricted
+from fxprune.capture.instructions import check_instructions
 from fxprune.capture.loaded import Loaded
 from fxprune.capture.options import LoadOptions
 from fxprune.capture.trust import Trust, allowed_globals
 from fxprune.capture.unrestricted import unpickle_unrestricted
-from fxprune.errors import LoadError, OptionError
+from fxprune.errors import LoadError, OptionError, UntrustedError
 
 _SAVE_AGAIN = "load it where it was made and write it with torch.save(model, path)"
 _NEEDS_ARCHITECTURE = (
@@ -148,13 +149,17 @@ def _unpickle(file: Path, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
         return unpickle_unrestricted(file, trust)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        pickled = torch._C.PyTorchFileReader(str(file)).get_record("data.pkl")
     except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
         raise LoadError(f"{file} is damaged or not a pickle that torch.save wrote") from error
     allowed = allowed_globals(names, trust, str(file))
     try:
-        with torch.serialization.safe_globals(allowed):
+        check_instructions(pickled, {name: value for value, name in allowed}, str(file))
+        with torch.serialization.safe_globals([*allowed]):
             found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # as above, and whatever a constructor says about wrong arguments
+    except UntrustedError:
+        raise
+    except Exception as error:  # as above, and whatever a class says about a state that is not its own
         raise LoadError(
             f"{file} is damaged, or was saved with an incompatible version of torch or of the network's package "
             f"({type(error).__name__})"

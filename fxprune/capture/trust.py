@@ -13,7 +13,7 @@ import inspect
 import pathlib
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -28,26 +28,31 @@ from fxprune.capture.scripts import check_exists, run_script, searching
 from fxprune.capture.zoo_imports import first_line, import_timm, import_torchvision
 from fxprune.errors import FxpruneError, LoadError, UntrustedError
 
-SafeGlobals = list[Callable[..., Any] | tuple[Callable[..., Any], str]]  # torch's type for the allow-list
+SafeGlobals = list[tuple[Any, str]]  # what a name stands for, and the name
 # Where layers and networks live; the rest of these packages has no business in a saved network.
 _KNOWN_PACKAGES = {
-    "torch": ("torch.nn", "torch.ao.nn", "torch.ao.quantization.stubs"),
+    "torch": (
+        *("torch.nn", "torch.ao.nn.intrinsic.modules", "torch.ao.nn.quantized.modules.functional_modules"),
+        "torch.ao.quantization.stubs",
+    ),
     "torchvision": ("torchvision.models", "torchvision.ops", "torchvision.transforms"),
     "timm": ("timm.layers", "timm.models"),
     "fxprune": ("fxprune.zoo",),
 }
-# Building one of these, or a subclass, runs code that is part of its data. By name: some need optional parts of torch.
+# Building one of these, or a subclass, runs code that is part of its data, or talks to other machines. A layer may keep
+# a class and call it in its forward. By name: some need optional parts of torch.
 _NEVER = {
     "torch.fx.graph_module.GraphModule",
     "torch.jit._script.ScriptModule",
     "torch.distributed.nn.api.remote_module._RemoteModule",
+    "torch.nn.parallel.distributed.DistributedDataParallel",
     "torch._dynamo.eval_frame.OptimizedModule",
     "timm.models._features_fx.FeatureGraphNet",
     "timm.models._features_fx.GraphExtractNet",
 }
 # Plain data, also what training scripts put beside their weights: their arguments, paths, a best accuracy of numpy's.
 # A partial only stores its function, which has to be on this list as well.
-_PLAIN: dict[str, Any] = {
+PLAIN: dict[str, Any] = {
     "argparse.Namespace": Namespace,
     "builtins.frozenset": frozenset,
     "builtins.range": range,
@@ -69,6 +74,10 @@ _FUNCTIONS = {
     *("softplus", "softsign", "swish", "tanh", "tanhshrink"),
 }
 _LISTED = 20  # names in one message
+OTHERWISE = (
+    "You can also save its state_dict and name the network with --arch, or, if you trust whoever made the file with "
+    "your computer, unpickle it without any check: --allow-pickle"
+)
 
 
 class Trust:
@@ -123,8 +132,8 @@ def allowed_globals(names: Iterable[str], trust: Trust, file: str) -> SafeGlobal
 
 def _resolve(name: str, trust: Trust, file: str) -> Any:
     """What a name stands for; None when it is not allowed."""
-    if name in _PLAIN:
-        return _PLAIN[name]
+    if name in PLAIN:
+        return PLAIN[name]
     home, _, short = name.rpartition(".")
     if home in _FUNCTION_HOMES and short in _FUNCTIONS:
         return _look_up(home, short, file)
@@ -185,7 +194,4 @@ def _ways_out(names: Sequence[str], trust: Trust) -> Iterator[str]:
         yield "Classes of __main__ come from the script that was run: name it, --trust path/to/train.py"
     elif "__main__" in roots:
         yield f"{', '.join(map(str, trust.executed))} does not define all of them as a module or a plain record"
-    yield (
-        "You can also save its state_dict and name the network with --arch, or, if you trust whoever made the file "
-        "with your computer, unpickle it without any check: --allow-pickle"
-    )
+    yield OTHERWISE
