@@ -152,6 +152,28 @@ def test_synflow_goes_step_by_step_on_the_masked_network() -> None:
     assert torch.allclose(torch.cat([one.reshape(-1) for one in found.values()]), flat, rtol=1e-10)
 
 
+class Clipped(nn.Module):
+    """ReLU6 as a module and as a function, or ReLU."""
+
+    def __init__(self, clip: bool) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.second = nn.Conv2d(2, 8, 3).double(), nn.Conv2d(8, 3, 2).double()
+        self.module = nn.ReLU6() if clip else nn.ReLU()
+        self.function = F.relu6 if clip else F.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.second(self.module(40 * self.first(x))))
+
+
+def test_synflow_flows_through_clipped_activations() -> None:
+    names = ["first.weight", "second.weight"]
+    clipped, plain = (scored(Synflow(0.5, 5), Clipped(clip), names) for clip in (True, False))
+    assert all(torch.equal(clipped[name], plain[name]) for name in names)
+    assert float(plain["first.weight"].sum()) > 0
+    assert Clipped(True)(torch.ones(1, 2, 4, 4, dtype=torch.float64)).max().item() <= 6
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_prospr_is_the_slope_through_the_steps(momentum: float) -> None:
     model, rate, step = network(), 0.05, 1e-6

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
+from fxprune.emit.module import CompiledModule
 from fxprune.errors import OptionError
 from fxprune.program import Program
 from fxprune.saliency.selection import masks_without_lowest
@@ -25,7 +28,8 @@ class Synflow:
 
     In float64, since products of sums over many layers leave the range of float32, and in inference mode, so that batch
     normalisations are a positive factor. Running statistics are left as they are; biases take part in R and are not
-    scored. Scores of masked weights are 0, and masks are applied before each iteration.
+    scored. Scores of masked weights are 0, and masks are applied before each iteration. ReLU6 is taken for ReLU: sums
+    of absolute weights lie far above 6, where it has no slope and every score in front of it would be 0.
     """
 
     sparsity: float
@@ -39,7 +43,7 @@ class Synflow:
         return ((name, found[name]) for name in names)
 
     def _work(self, program: Program, names: Sequence[str]) -> dict[str, Tensor]:
-        network = trial_network(program, training=False, dtype=torch.float64)
+        network = _unclipped(trial_network(program, training=False, dtype=torch.float64))
         inputs = _ones(program)
         with torch.no_grad():
             for parameter in network.parameters():
@@ -69,6 +73,19 @@ class Synflow:
             if not bool(found[name].isfinite().all()):
                 raise OptionError(f"SynFlow's scores of {name} overflow even in float64: choose another criterion")
         return found
+
+
+def _unclipped(network: nn.Module) -> nn.Module:
+    """The network, without an upper end to its activations."""
+    assert isinstance(network, CompiledModule)
+    for module in network.modules():
+        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+            module.max_val = math.inf
+    for node in network.graph.nodes:
+        if node.target is functional.relu6:
+            node.target = functional.relu
+    network.recompile()
+    return network
 
 
 def _ones(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
