@@ -117,7 +117,7 @@ Output = Annotated[
 Emit = Annotated[
     list[str] | None,
     option(
-        "What to write beside recipe.json and report.json: onnx, source, weights, or several with commas between them.",
+        "What to write beside recipe.json and the report: onnx, source, weights, or several with commas between them.",
         _OUT,
         default="all three",
         metavar="WHAT",

@@ -59,7 +59,7 @@ def _costs(report: Report, written: Written | None) -> Table:
 def _of_files(written: Written) -> Iterator[Row]:
     dense = written.measured.files if written.measured else {}
     for name, size in written.sizes.items():
-        if name.endswith(".json"):
+        if not name.startswith("model."):
             continue  # counted below; too small to look at
         was = dense[name].first if name in dense else None
         yield f"bytes, {name}", *(("", f"{size:,}", "") if was is None else _smaller(was, size))

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fxprune.cli_layout import facts, module_of, plain_table
+from fxprune.wording import share_text
 
 if TYPE_CHECKING:
     from fxprune.report import LayerLine, Report
@@ -68,17 +69,12 @@ def _layers_table(layers: Sequence[LayerLine], average: float | None) -> tuple[T
     names = ["layer", "before", "after", *["S_l"] * ranked, "decision"]
     table = plain_table(*names, right=("before", "after", "S_l"))
     for layer in layers:
-        share = [_share(layer.sparsity)] * ranked
+        share = [share_text(layer.sparsity)] * ranked
         after = _after(layer.before, layer.after)
         table.add_row(Text(module_of(layer.weight)), f"{layer.before:,}", after, *share, layer.decision)
     meaning = "sparsity of the layer in the ranking of all weights, before channels were removed"
-    return table, [("S_l", f"{meaning}; {_share(average)} on average")] * ranked
+    return table, [("S_l", f"{meaning}; {share_text(average)} on average")] * ranked
 
 
 def _after(before: int, after: int) -> Text:
     return Text(f"{after:,}", style="bold" if after < before else "")
-
-
-def _share(sparsity: float | None) -> str:
-    """Four digits, of which the last is never rounded up to 1: a layer that keeps a weight does not look empty."""
-    return "" if sparsity is None else f"{min(sparsity, 0.9999) if sparsity < 1 else 1:.4f}"

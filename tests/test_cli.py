@@ -33,7 +33,7 @@ from fxprune.saliency import CRITERIA, criterion
 from fxprune.saliency.channels import REDUCTIONS
 from fxprune.saliency.selections import SELECTIONS
 
-FILES = ["model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json"]
+FILES = ["model.onnx", "model.py", "model.safetensors", "recipe.json", "report.html", "report.json"]
 pytestmark = pytest.mark.usefixtures("workplace")
 
 
@@ -365,7 +365,7 @@ def test_emit_names_what_is_written(emit: str, files: list[str], workplace: Path
     result = run("compile", "zoo:resnet8", "--sparsity", "0.9", *emit.split())
     assert (result.exit_code, result.stderr) == (0, "")
     written = sorted(one.name for one in (workplace / "resnet8-fxprune").iterdir())
-    assert written == [*files, "recipe.json", "report.json"]
+    assert written == [*files, "recipe.json", "report.html", "report.json"]
     assert ("ONNX      opset" in result.stdout) == ("model.onnx" in files)
     refused(run("compile", "zoo:resnet8", "--sparsity", "0.9", *emit.split()), "exists already")
 

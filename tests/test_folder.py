@@ -22,7 +22,7 @@ from fxprune.emit.source_text import SourceError
 from fxprune.errors import ExportError, OptionError
 from fxprune.recipe import Recipe
 
-FILES = ["model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json"]
+FILES = ["model.onnx", "model.py", "model.safetensors", "recipe.json", "report.html", "report.json"]
 
 
 @pytest.fixture
@@ -38,7 +38,10 @@ class Done:
     class report:
         @staticmethod
         def to_dict() -> dict[str, Any]:
-            return {"notes": []}
+            cost = {"parameters": 6, "nonzeros": 6, "macs": 6, "bytes": 24}
+            none: dict[str, Any] = dict.fromkeys(["average_sparsity", "achieved_sparsity", "proof_error"])
+            return {"before": cost, "after": cost, "layers": (), "groups": (), "asked": {}, "refused": {}, "notes": [],
+                    "repaired_rows": {}, "densified": (), "lifted": (), **none}  # fmt: skip
 
     recipe = Recipe(
         kept={}, kept_per_group={}, numbers={}, shapes={}, indices={}, patched=(), options={}, versions={}

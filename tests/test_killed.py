@@ -78,7 +78,12 @@ def test_writers_killed_at_thirty_moments(writers: subprocess.Popen[str]) -> Non
         if Path("out").exists():
             recipe = read_recipe(Path("out"))
             assert len(recipe.files) == 3 and all(intact(Path("out"), name, recipe) for name in recipe.files)
-            assert {one.name for one in Path("out").iterdir()} == {*recipe.files, "recipe.json", "report.json"}
+            assert {one.name for one in Path("out").iterdir()} == {
+                *recipe.files,
+                "recipe.json",
+                "report.json",
+                "report.html",
+            }
     assert boxes, "no writer was killed at work"
     assert len(list(Path().glob(".out.*"))) <= 1, "each writer removes what the one before left"
 

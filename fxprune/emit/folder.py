@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fxprune.emit.atomic import new_folder
 from fxprune.emit.onnx import OnnxReport
+from fxprune.emit.page import report_page
 from fxprune.emit.source_proof import ProvedSource
 from fxprune.emit.source_text import SourceError
 from fxprune.errors import ExportError, OptionError
@@ -24,7 +25,7 @@ from fxprune.report import Report
 from fxprune.runtime.measured import Measured
 
 EMITTED = ("onnx", "source", "weights")
-ARTEFACTS = ("model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json")
+ARTEFACTS = ("model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json", "report.html")
 _LEFT_BY_PYTHON = "__pycache__"  # by whoever imports model.py
 
 
@@ -98,7 +99,8 @@ def write_folder(
 
     force    replace a folder that an earlier call wrote, whole
     opset    of the ONNX file, see `export_onnx`
-    emit     which of "onnx", "source" and "weights" to write; recipe.json and report.json are always written
+    emit     which of "onnx", "source" and "weights" to write; recipe.json, report.json and report.html are always
+             written
     about    what report.json says first: plain data
     measure  called with the ONNX file, where it lies before everything is moved to `folder`, and with a folder that
              vanishes
@@ -116,6 +118,7 @@ def write_folder(
             document = {**(about or {}), **report, **found.parts(), "files": _sizes(draft)}
             document["seconds"] = {**seconds_so_far(), **report.get("seconds", {})}
             (draft / "report.json").write_text(json.dumps(document, indent=1), "utf-8")
+            (draft / "report.html").write_text(report_page(document), "utf-8")
             sizes = _sizes(draft)
     except (OSError, ExportError) as error:
         reason = error if isinstance(error, OSError) else error.__cause__
@@ -162,7 +165,7 @@ def _write_all(
     opset: int | None,
     measure: Callable[[OnnxReport, Path], Measured] | None,
 ) -> _Found:
-    """Everything but report.json."""
+    """Everything but the report."""
     found = _Found()
     if "onnx" in emit or measure:
         with phase("export"):

@@ -1,0 +1,8 @@
+"""How numbers read, wherever they are shown."""
+
+from __future__ import annotations
+
+
+def share_text(sparsity: float | None) -> str:
+    """Four digits, of which the last is never rounded up to 1: a layer that keeps a weight does not look empty."""
+    return "" if sparsity is None else f"{min(sparsity, 0.9999) if sparsity < 1 else 1:.4f}"
