@@ -133,6 +133,16 @@ def test_outputs_without_numbers_are_said_to_prove_nothing() -> None:
     assert done.report.proof_error is None and any("proof saw little" in note for note in done.report.notes)
 
 
+def test_proof_turns_weights_around_where_nothing_passes() -> None:
+    """Kernels that are all negative behind a ReLU, in front of another: no input reaches the outputs as they are."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    with torch.no_grad():
+        net[2].weight.abs_().neg_()
+    done = halved(net)
+    assert done.report.proof_signal is not None and done.report.proof_signal > 1e-3
+    assert done.report.proof_error is not None and done.report.proof_error < 1e-12
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_rounding_can_do_is_measured_with_last_bits(dtype: torch.dtype) -> None:
     """An ill-conditioned network is not refused: the proof allows what nudged inputs and weights do to its outputs."""
