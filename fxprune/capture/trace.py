@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.capture.makers import recorded_makers
 from fxprune.capture.sizes import SizeReader
 from fxprune.program import named_tensors
 
@@ -42,6 +43,14 @@ class WritingProxy(fx.Proxy):
     def __ipow__(self, other: Any) -> Any:
         return self._write(operator.ipow, other)
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """`x[:, :4] = y` writes into a part of x, found by an index of plain numbers, slices and sizes."""
+        entries = index if isinstance(index, tuple) else (index,)
+        if not all(entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in entries):
+            raise TypeError("assigned to places that are found while the network runs")
+        part = operator.getitem(self, index)
+        part.fill_(value) if isinstance(value, int | float) else part.copy_(value)
+
     def __len__(self) -> int:
         return int(self._asked().count(self.node))
 
@@ -57,6 +66,13 @@ class WritingProxy(fx.Proxy):
     def _asked(self) -> SizeReader:
         assert isinstance(self.tracer, LeafTracer)
         return self.tracer.sizes
+
+
+class SizedParameterProxy(fx.proxy.ParameterProxy):
+    """Knows its own sizes, one by one as well."""
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.param.size() if dim is None else self.param.size(dim)
 
 
 class LeafTracer(fx.Tracer):
@@ -80,7 +96,8 @@ class LeafTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.names = {id(tensor): name for name, tensor in reversed(named_tensors(root).items())}
         self.proxies = {}
-        return super().trace(root, concrete_args)
+        with recorded_makers(self, asleep=lambda: self.sizes.reading):
+            return super().trace(root, concrete_args)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers become get_attr nodes, each once, found in one step however many there are."""
@@ -96,7 +113,7 @@ class LeafTracer(fx.Tracer):
     def _factory(self, tensor: Tensor) -> Callable[[fx.Node], fx.Proxy]:
         if not isinstance(tensor, nn.Parameter):
             return lambda node: fx.Proxy(node, self)
-        return lambda node: fx.proxy.ParameterProxy(self, node, str(node.target), tensor)
+        return lambda node: SizedParameterProxy(self, node, str(node.target), tensor)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.sizes.reading:
@@ -106,8 +123,9 @@ class LeafTracer(fx.Tracer):
         if not plain or not self.is_leaf_module(m, path):
             return super().call_module(m, forward, args, kwargs)
         # Nine calls in ten. fx would check the arguments and note scopes that nobody asks for.
+        given = tuple(one.node for one in args)  # an attribute of a proxy makes its node when it is asked for it
         node = self.graph.create_node("call_module", path)
-        node.args = tuple(one.node for one in args)  # given at once, they would be searched for symbolic sizes
+        node.args = given  # given at once, they would be searched for symbolic sizes
         return self.proxy(node)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
