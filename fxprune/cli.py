@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fxprune import cli_artefacts, cli_bench, cli_work
+from fxprune import cli_artefacts, cli_bench, cli_train, cli_work
 from fxprune import cli_methods as methods
 from fxprune import cli_options as options
 from fxprune.capture.options import LoadOptions
@@ -44,6 +44,8 @@ def _fxprune(version: Annotated[bool, _VERSION] = False) -> None:
 
 
 app.command("compile")(compile_command)
+app.command("train")(cli_train.train_command)
+app.command("learn")(cli_train.learn_command)
 
 
 @app.command("export")

@@ -77,7 +77,7 @@ def compile_model(request: Request) -> Outcome:
             check_opset(request.opset)
             if not request.dry_run:
                 _check_folder(request.output, request.force)
-        loaded, inputs = _ready(request.model, request.loading, given, request.asked.get("submodule"))
+        loaded, inputs = ready(request.model, request.loading, given, request.asked.get("submodule"))
         work = _dry_run if request.dry_run else _compile
         report, written, document = work(request, loaded, inputs)
     return Outcome(report, written, document, clock.seconds())
@@ -90,7 +90,7 @@ def _dry_run(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, 
     report = dry_run(loaded.module, inputs, **request.asked, data=data, observers=_printing(request.passes_to))
     report = replace(report, notes=(*loaded.notes, *report.notes))
     seconds = {**seconds_so_far(), **report.seconds}
-    return report, None, {**_about(loaded, inputs), "dry_run": True, **report.to_dict(), "seconds": seconds}
+    return report, None, {**about(loaded, inputs), "dry_run": True, **report.to_dict(), "seconds": seconds}
 
 
 def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, Written, dict[str, Any]]:
@@ -104,7 +104,7 @@ def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, 
     done = compile(loaded.module, inputs, **request.asked, data=_data(request, loaded, inputs), observers=observers)
     done = replace(done, report=replace(done.report, notes=(*loaded.notes, *done.report.notes)))
     written = write_folder(
-        done, folder, force=request.force, opset=request.opset, emit=request.emit, about=_about(loaded, inputs),
+        done, folder, force=request.force, opset=request.opset, emit=request.emit, about=about(loaded, inputs),
         measure=_measurement(captured.program, done, request.threads or 1) if request.measure else None,
     )  # fmt: skip
     return done.report, written, {**written.document, "folder": str(written.folder)}
@@ -130,7 +130,7 @@ def explain(
             from fxprune.explanation import explain as analysed
 
             given = given_inputs(inputs)
-        loaded, chosen = _ready(model, loading, given, submodule)
+        loaded, chosen = ready(model, loading, given, submodule)
         with phase("analyse"):
             found = analysed(loaded.module, chosen, submodule=submodule)
     return loaded.origin, replace(found, notes=(*loaded.notes, *found.notes))
@@ -173,7 +173,7 @@ def _check_folder(folder: Path | None, force: bool) -> None:
         check_folder(folder, force)
 
 
-def _ready(
+def ready(
     model: str, options: LoadOptions, given: Inputs | None, submodule: str | None = None
 ) -> tuple[Loaded, Inputs]:
     """The network, and inputs that fit: the given ones, or chosen ones with a note saying how they were found."""
@@ -200,7 +200,7 @@ def _chosen_inputs(loaded: Loaded, submodule: str | None) -> tuple[Inputs, str]:
     return inputs.with_storage(), note
 
 
-def _about(loaded: Loaded, inputs: Inputs) -> dict[str, Any]:
+def about(loaded: Loaded, inputs: Inputs) -> dict[str, Any]:
     """What the report says first: which network, and the shapes it was run with."""
     named = {**{str(number): one for number, one in enumerate(inputs.args)}, **inputs.kwargs}
     return {"model": loaded.origin, "input": {name: list(one.shape) for name, one in named.items()}}

@@ -23,6 +23,7 @@ Shape = tuple[int, int, int]
 _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 BATCH = 32  # pictures in one batch, where nobody says
 _BATCHES = 4  # what ProsPr takes with its three steps; other criteria take one
+_CLASSES = {"digits": 10, "synthetic": None}
 _MIDDLE = 0.5  # pixels in [0, 1] become [-1, 1]
 
 
@@ -52,7 +53,11 @@ def open_data(source: str, shape: Sequence[int], classes: int, *, seed: int = 0,
         return _folder(path, size, classes)
     if path.suffix == ".npz" and path.is_file():
         return _checked(_arrays(path, size), classes, source)
-    raise OptionError(
+    raise _unknown(source)
+
+
+def _unknown(source: str) -> OptionError:
+    return OptionError(
         f"--data {source}: give a folder with one folder of pictures for each class, an .npz file with arrays x and y, "
         "digits, or synthetic"
     )
@@ -72,6 +77,19 @@ def labelled(source: str, model: nn.Module, inputs: Inputs, batch: int, seed: in
     found = open_data(source, pictures[0].shape[1:], classes, seed=seed, count=_BATCHES * batch)
     batches = list(islice(loader(found, batch, seed), _BATCHES))
     return Data(batches, name=f"{source}, {_BATCHES} batches of {batch} at most")
+
+
+def classes_in(source: str) -> int | None:
+    """Number of classes that the labels of a source speak of; None for noise, which fits any. Raises OptionError."""
+    path = Path(source)
+    if source in _CLASSES:
+        return _CLASSES[source]
+    if path.is_dir():
+        return sum(entry.is_dir() for entry in path.iterdir())
+    if path.suffix == ".npz" and path.is_file():
+        labels = _archive(path)["y"]
+        return int(labels.max()) + 1 if labels.size and labels.dtype.kind in "iu" else None
+    raise _unknown(source)
 
 
 def loader(data: Dataset[Any], batch: int, seed: int) -> DataLoader[Any]:
@@ -101,7 +119,7 @@ def _fitted(pictures: Tensor, shape: Shape) -> Tensor:
     return (resized.expand(-1, shape[0], -1, -1) - _MIDDLE) / _MIDDLE
 
 
-def _arrays(path: Path, shape: Shape) -> tuple[Tensor, Tensor]:
+def _archive(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -109,6 +127,11 @@ def _arrays(path: Path, shape: Shape) -> tuple[Tensor, Tensor]:
         raise OptionError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
     if not {"x", "y"} <= set(arrays):
         raise OptionError(f"{path} holds {', '.join(arrays) or 'nothing'}: it needs arrays x (pictures) and y (labels)")
+    return arrays
+
+
+def _arrays(path: Path, shape: Shape) -> tuple[Tensor, Tensor]:
+    arrays = _archive(path)
     x, y = arrays["x"], arrays["y"]
     if x.ndim == 3:
         x = x[:, None]

@@ -53,6 +53,10 @@ class MeasureError(FxpruneError):
     """A network cannot be measured: its file, its inputs, or its run in a process of its own."""
 
 
+class TrainingError(FxpruneError):
+    """A network cannot be trained: what it returns is no row of scores, or the loss is not finite any more."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message; what follows is rarely for users."""
     return (str(error).strip().splitlines() or [""])[0]

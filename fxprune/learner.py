@@ -32,7 +32,7 @@ from fxprune.scope import SCOPES, groups_in
 from fxprune.sites import Site, find_sites
 from fxprune.structure import MODES, change, redistribute, whole_widths
 
-_CONVERGED = 0.01  # Algorithm 2: the widths move by at most this share
+CONVERGED = 0.01  # Algorithm 2: the widths move by at most this share
 _FORMAT = 1
 
 
@@ -112,7 +112,7 @@ class StructureLearner:
         """The last redistribution moved the widths by 1 % or less, or `max_epochs` is reached."""
         if not self.history:
             return False
-        return self.history[-1].change <= _CONVERGED or len(self.history) >= self.max_epochs
+        return self.history[-1].change <= CONVERGED or len(self.history) >= self.max_epochs
 
     def update(self) -> bool:
         """Take in the gradients of one step (equations 5 to 7). Call after backward, before they are cleared or
@@ -138,7 +138,7 @@ class StructureLearner:
         before, self.widths = self.widths, redistribute(self.widths, shares, self.limits, self.fraction, self.mode)
         moved = change(before, self.widths)
         self.history.append(Epoch(tuple(self.widths), moved))
-        if len(self.history) == self.max_epochs and moved > _CONVERGED:
+        if len(self.history) == self.max_epochs and moved > CONVERGED:
             warnings.warn(f"the widths still move by {moved:.1%} after {self.max_epochs} epochs", stacklevel=2)
         return moved
 

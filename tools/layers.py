@@ -25,6 +25,8 @@ RANKS = {
     "pipeline": 4,
     "learner": 5,
     "planning": 5,
+    "lightning": 6,
+    "training": 6,
     "": 6,
     "cli": 8,
     "__main__": 9,

@@ -40,7 +40,7 @@ def new_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     _sweep(folder)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
     box = made.with_suffix(_SUFFIX)
-    with _lock(made):
+    with locked(made):
         try:
             os.rename(made, box)  # only now: no box is ever without its lock
             draft = box / "new"
@@ -49,30 +49,32 @@ def new_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
             _flush(draft)
             check()
             _swap(draft, folder, box / "old")
-            _flush_entry(folder.parent)
+            flush_entry(folder.parent)
         finally:
             for one in (made, box):
                 shutil.rmtree(one, ignore_errors=True)
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Whether the folder's lock is ours meanwhile. Some file systems have none."""
+def locked(folder: Path) -> Iterator[bool | None]:
+    """Whether the folder's lock is ours meanwhile; None where there are no locks."""
     if fcntl is None:
-        yield False
+        yield None
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        yield _locked(descriptor)
+        yield _taken(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def _taken(descriptor: int) -> bool | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # some file systems have none
+        return None
     return True
 
 
@@ -80,7 +82,7 @@ def _sweep(folder: Path) -> None:
     """Remove boxes whose writers are gone."""
     for name in glob.glob(f".{glob.escape(folder.name)}.*{_SUFFIX}", root_dir=folder.parent):
         box = folder.parent / name
-        with suppress(OSError), _lock(box) as abandoned:
+        with suppress(OSError), locked(box) as abandoned:
             if abandoned:
                 _bring_back(box / "old", folder)
                 shutil.rmtree(box, ignore_errors=True)
@@ -116,10 +118,11 @@ def _exchanged(one: Path, other: Path) -> bool:
 def _flush(folder: Path) -> None:
     """Have the files on the disk before they get their names: a crash of the machine is no excuse either."""
     for entry in (*folder.iterdir(), folder):
-        _flush_entry(entry)
+        flush_entry(entry)
 
 
-def _flush_entry(path: Path) -> None:
+def flush_entry(path: Path) -> None:
+    """Have one file or folder on the disk. Raises OSError."""
     with suppress(PermissionError):  # Windows opens no folders
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -21,19 +21,26 @@ from fxprune.emit.source_text import SourceError
 from fxprune.errors import ExportError, OptionError
 from fxprune.phases import measured, phase, seconds_so_far
 from fxprune.recipe import Recipe
-from fxprune.report import Report
 from fxprune.runtime.measured import Measured
 
 EMITTED = ("onnx", "source", "weights")
 ARTEFACTS = ("model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json", "report.html")
+AFTER_TRAINING = ("history.json", "learning.png")  # beside them
+DURING_TRAINING = ("checkpoint.pt", "checkpoint.pt.part", "structure.pt", "structure.pt.part")
 _LEFT_BY_PYTHON = "__pycache__"  # by whoever imports model.py
+
+
+class Told(Protocol):
+    """What report.json is written from: `fxprune.report.Report`."""
+
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class Result(Protocol):
     """What a folder is written from: `fxprune.Compiled`."""
 
     @property
-    def report(self) -> Report: ...
+    def report(self) -> Told: ...
 
     @property
     def recipe(self) -> Recipe: ...
@@ -77,7 +84,8 @@ def _check_replaceable(folder: Path, force: bool) -> None:
         raise ExportError(f"{folder} exists already: replace it with --force, or name another output folder with -o")
     if Path.cwd().is_relative_to(folder.resolve()):
         raise ExportError(f"{folder} cannot be replaced from inside it: name another output folder with -o")
-    foreign = sorted({entry.name for entry in folder.iterdir()}.difference(ARTEFACTS, [_LEFT_BY_PYTHON]))
+    known = (*ARTEFACTS, *AFTER_TRAINING, *DURING_TRAINING, _LEFT_BY_PYTHON)
+    foreign = sorted({entry.name for entry in folder.iterdir()}.difference(known))
     if foreign:
         raise ExportError(
             f"{folder} is not replaced, because it holds {', '.join(foreign[:3])}{' and more' * (len(foreign) > 3)}, "
@@ -94,6 +102,7 @@ def write_folder(
     emit: Collection[str] = EMITTED,
     about: Mapping[str, Any] | None = None,
     measure: Callable[[OnnxReport, Path], Measured] | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Written:
     """Write the artefacts of a compilation into `folder`, creating the folders above it.
 
@@ -104,6 +113,7 @@ def write_folder(
     about    what report.json says first: plain data
     measure  called with the ONNX file, where it lies before everything is moved to `folder`, and with a folder that
              vanishes
+    beside   further files: history.json and learning.png of training
 
     model.safetensors holds `done.state_dict()`; a tied tensor is in it under each of its names. model.py has been run
     and compared with the network, or is left out, and the notes say why. The folder appears whole or not at all. Raises
@@ -117,6 +127,8 @@ def write_folder(
             report = done.report.to_dict()
             document = {**(about or {}), **report, **found.parts(), "files": _sizes(draft)}
             document["seconds"] = {**seconds_so_far(), **report.get("seconds", {})}
+            for name, content in (beside or {}).items():
+                (draft / name).write_bytes(content)
             (draft / "report.json").write_text(json.dumps(document, indent=1), "utf-8")
             (draft / "report.html").write_text(report_page(document), "utf-8")
             sizes = _sizes(draft)
