@@ -83,7 +83,8 @@ def test_learn_writes_what_compile_writes_and_its_history() -> None:
     save(Path("net.pt"))
     told = answered(*LEARN, "--keep-rate", "0.4", "-o", "out")
     assert {path.name for path in Path("out").iterdir()} == {
-        *("model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json", "history.json", "learning.png")
+        *("model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json", "report.html"),
+        *("history.json", "learning.png"),
     }
     assert told["proof_error"] <= 1e-9
     groups = told["training"]["groups"]
@@ -197,8 +198,9 @@ def test_damaged_folders_are_refused() -> None:
     compiled("--keep-rate", "0.5")
     Path("small/report.json").write_text("{")
     refused(run("train", "small", *SHORT), "report.json is damaged or no JSON")
-    Path("small/report.json").write_text("[]")
-    refused(run("train", "small", *SHORT), "is not a report that fxprune wrote")
+    for text in ("[]", '{"asked": {}}'):
+        Path("small/report.json").write_text(text)
+        refused(run("train", "small", *SHORT), "is not a report that fxprune wrote")
     with Path("small/model.py").open("a") as source:
         source.write("print('mine')\n")
     refused(run("train", "small", *SHORT), "model.py is damaged or was changed")

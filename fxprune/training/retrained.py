@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fxprune.artefacts import RECIPE, SOURCE, bake, intact, load, read, read_recipe, text
 from fxprune.emit.onnx import OnnxReport, export_onnx
+from fxprune.emit.page import report_page
 from fxprune.emit.source import Source
 from fxprune.emit.source_proof import ProvedSource, prove_source
 from fxprune.errors import LoadError
@@ -76,6 +77,9 @@ def _document(file: Path) -> dict[str, Any]:
         found = json.loads(read(file))
     except (ValueError, RecursionError):
         raise LoadError(f"{file} is damaged or no JSON") from None
-    if not isinstance(found, dict):
-        raise LoadError(f"{file} is not a report that fxprune wrote")
-    return found
+    try:
+        report_page(found)
+    except Exception as error:  # it is written again when all training is done, which is late to find out
+        raise LoadError(f"{file} is not a report that fxprune wrote, or one of another version") from error
+    document: dict[str, Any] = found
+    return document
