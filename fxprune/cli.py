@@ -133,6 +133,7 @@ def bench_command(
 def explain_command(
     model: options.Model,
     layer: options.Layer = None,
+    picture: options.Picture = None,
     submodule: options.Submodule = None,
     input: options.Input = None,
     arch: options.Arch = None,
@@ -144,7 +145,7 @@ def explain_command(
 ) -> None:
     """Show which channels of MODEL go together, which cannot be removed, and why."""
     loading = LoadOptions(trust or (), arch, allow_pickle)
-    origin, found = cli_work.explain(model, input or (), loading, quiet, submodule)
+    origin, found = cli_work.explain(model, input or (), loading, quiet, submodule, picture)
     from fxprune.cli_explain import coupled, coupled_view, overview
     from fxprune.cli_layout import show
 

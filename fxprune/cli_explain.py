@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fxprune.explanation import Explanation
     from fxprune.zoo import Entry
 
+_BEHIND = "Parameters and MACs that go when all channels of a group go; a weight between two groups counts for both."
 _LEGEND = (
     "A name stands for dimension 0 of a layer's parameters, name[1] for dimension 1: the inputs of a convolution or "
     "linear layer."
@@ -27,16 +28,19 @@ _LEGEND = (
 
 def overview(title: str, found: Explanation) -> RenderableType:
     """Table of all groups, then why some are frozen, approximate or made by no layer."""
-    table = plain_table("group", "width", "state", "members", right=("group", "width"))
+    numbers = ("group", "width", "parameters", "MACs")
+    table = plain_table(*numbers, "state", "members", right=numbers)
     for group in found.groups:
         members = ", ".join(places(group.members))
-        table.add_row(str(group.index), f"{group.width:,}", state(group), Text(members))
+        behind = found.costs[group.index]
+        row = (str(group.index), f"{group.width:,}", f"{behind.parameters:,}", f"{behind.macs:,}", state(group))
+        table.add_row(*row, Text(members))
     prunable = sum(group.prunable for group in found.groups)
     return Group(
         Text(printable(title), style="bold"),
         Text(f"{counted(len(found.groups), 'group')} of channels that go together, {prunable} of them prunable\n"),
         table,
-        Text(f"\n{_LEGEND}\n"),
+        Text(f"\n{_BEHIND}\n{_LEGEND}\n"),
         facts([*_reasons(found), *(("note", note) for note in found.notes)]),
     )
 

@@ -69,6 +69,10 @@ AllowPickle = Annotated[
     bool, flag("--allow-pickle", "Let the model file run any code while it is read. Only for files you made.", _FILE)
 ]
 Layer = Annotated[str | None, option("Tell what else goes when this layer loses a channel.", None, metavar="NAME")]
+Picture = Annotated[
+    Path | None,
+    option("Draw which layers share channels, as .svg, .png or .pdf (needs the extra report).", None, metavar="FILE"),
+]
 Config = Annotated[
     Path | None,
     option(

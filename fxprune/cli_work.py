@@ -122,17 +122,28 @@ def _data(request: Request, loaded: Loaded, inputs: Inputs) -> Data | None:
 
 
 def explain(
-    model: str, inputs: Sequence[str], loading: LoadOptions, quiet: bool, submodule: str | None = None
+    model: str,
+    inputs: Sequence[str],
+    loading: LoadOptions,
+    quiet: bool,
+    submodule: str | None = None,
+    picture: Path | None = None,
 ) -> tuple[str, Explanation]:
-    """(what was analysed, the answers)."""
+    """(what was analysed, the answers). Draws the picture where one is asked for."""
     with shown_phases(not quiet):
         with phase("start"):
+            from fxprune.coupling_picture import check_path, save_picture
             from fxprune.explanation import explain as analysed
 
+            if picture is not None:
+                check_path(picture)
             given = given_inputs(inputs)
         loaded, chosen = ready(model, loading, given, submodule)
         with phase("analyse"):
             found = analysed(loaded.module, chosen, submodule=submodule)
+        if picture is not None:
+            with phase("draw"):
+                save_picture(found, f"{loaded.origin}: channels that go together", picture)
     return loaded.origin, replace(found, notes=(*loaded.notes, *found.notes))
 
 

@@ -17,6 +17,7 @@ from fxprune.channels.atoms import Site
 from fxprune.channels.first_walk import first_walk, take_analysis
 from fxprune.channels.graph import coupled_with, coupling_graph
 from fxprune.channels.groups import ChannelGroup, Couplings, Member, couple
+from fxprune.group_costs import GroupCost, group_costs
 from fxprune.metarun import plain_mode
 from fxprune.program import Program
 from fxprune.submodule import capture_chosen
@@ -57,6 +58,11 @@ class Explanation:
         """The user's source line behind a decision, or an empty text."""
         return self.sources.get(site.node, "")
 
+    @cached_property
+    def costs(self) -> dict[int, GroupCost]:
+        """Group index -> parameters and MACs that go when all channels of the group go."""
+        return group_costs(self.program, self.couplings)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {"notes": list(self.notes), "groups": [self._group_dict(group) for group in self.groups]}
@@ -66,12 +72,15 @@ class Explanation:
             "index": group.index,
             "width": group.width,
             "rows": group.row_count,
+            "parameters": self.costs[group.index].parameters,
+            "macs": self.costs[group.index].macs,
             "members": [str(member) for member in group.members],
             "producers": list(group.producers),
             "prunable": group.prunable,
             "frozen": str(group.frozen) if group.frozen else None,
             "frozen_at": self.source_of(group.frozen) if group.frozen else None,
             "approximate": str(group.approximate) if group.approximate else None,
+            "approximate_at": self.source_of(group.approximate) if group.approximate else None,
         }
 
 

@@ -49,8 +49,8 @@ def test_explain_tells_groups_reasons_and_source_lines(saved: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     flat = " ".join(result.stdout.split())
     assert "3 groups of channels that go together, 1 of them prunable" in flat
-    assert "0 8 exact first, second[1]" in flat
-    assert "2 4 frozen second" in flat
+    assert "0 8 512 24,584,544 exact first, second[1]" in flat
+    assert "2 4 292 13,939,200 frozen second" in flat
     assert "group 1: meets a tensor none of whose channels can go" in flat
     assert "their_package.py:12: return self.second(self.first(x).relu()).mean((2, 3))" in flat
     assert "input 2x3x224x224 chosen" in flat

@@ -26,7 +26,7 @@ UNNEEDED = {
     # four channels that nobody reads: their weights and biases may go separately
     "index_select": ["a"],
     # channels of `a` that `side` overwrites: whatever they are, nobody reads them
-    "view_assigned": ["conv2d_1"],
+    "view_assigned": ["a"],
 }
 
 

@@ -33,6 +33,7 @@ class Context:
     names: dict[int, str] = field(default_factory=dict)  # id of a skeleton tensor -> its qualified name
     readings: dict[tuple[str, str], str] = field(default_factory=dict)  # (mode, node) -> "crossed" or "whole groups"
     flops: int = 0
+    flops_at: dict[str, int] = field(default_factory=dict)  # node of the eval graph -> its own
     parameters: set[str] = field(default_factory=set)  # names of parameters; a buffer makes no channels of its own
     kernels: dict[tuple[int, int], Kernel] = field(default_factory=dict)  # by id of a parameter and its conv groups
     numbers_used: set[str] = field(

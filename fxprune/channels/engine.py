@@ -57,6 +57,7 @@ class Analysis:
     approximate: str
     readings: Mapping[tuple[str, str], str]  # (mode, node) -> how a call with several readings was read
     flops: int
+    flops_at: Mapping[str, int]  # node of the eval graph -> its own
 
 
 def analyse(
@@ -108,6 +109,7 @@ def analyse(
         approximate,
         context.readings,
         eval_flops,
+        context.flops_at,
     )
 
 
@@ -166,7 +168,10 @@ class LabelMode(TorchDispatchMode):
     ) -> None:
         """Hand one call and its result to its rule. `stride` is that of the first argument before the call."""
         context = self.context
-        context.flops += flops_of(func, args, kwargs, result)
+        flops = flops_of(func, args, kwargs, result)
+        context.flops += flops
+        if flops and context.mode == "eval":
+            context.flops_at[context.node] = context.flops_at.get(context.node, 0) + flops
         context.operator = str(func).removesuffix(".default")
         slot = (context.node, context.operator)
         context.key = CallKey(context.mode, context.node, context.operator, self.counts[slot])
