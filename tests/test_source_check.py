@@ -9,7 +9,6 @@ import torch
 from models import NETWORKS
 
 import fxprune
-from fxprune.emit import source_allowed as allowed
 from fxprune.emit.source_check import LONGEST, check_source
 from fxprune.emit.source_parts import PARTS
 from fxprune.emit.source_run import network_from
@@ -181,19 +180,3 @@ def test_torch_is_all_that_a_network_can_reach(text: str, done: fxprune.Compiled
     with pytest.raises(ImportError, match="os is out of reach"):
         reach["__import__"]("os")
     assert reach["__import__"]("torch") is torch
-
-
-@pytest.mark.parametrize(
-    "name", ["from_file", "record_stream", "set_", "resize_", "_weight_norm", "fbgemm_linear_int8_weight"]
-)
-def test_operators_with_files_or_addresses_are_not_allowed(name: str) -> None:
-    overloads = getattr(torch.ops.aten, name).overloads()
-    assert overloads and not any(allowed.is_operator(name, one) for one in overloads)
-
-
-def test_no_allowed_operator_takes_a_file() -> None:
-    for full in torch._C._dispatch_get_all_op_names():
-        name, _, overload = full.removeprefix("aten::").partition(".")
-        if full.startswith("aten::") and allowed.is_operator(name, overload or "default"):
-            schema = torch._C._get_schema(f"aten::{name}", overload)
-            assert not any("file" in one.name for one in schema.arguments), full

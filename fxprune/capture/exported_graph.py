@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, fx, nn
-from torch._ops import OpOverload
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from fxprune.aten import find_operator
 from fxprune.capture.exported import ExportedNetwork, hold
 from fxprune.capture.exported_schema import Argument, Graph, GraphModule, Name, Node, Structure, TensorMeta
 from fxprune.program import Inputs
@@ -36,12 +36,6 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     **{f"math.{name}": getattr(math, name) for name in ("trunc", "ceil", "floor")},
     **{f"torch.{name}": getattr(torch, name) for name in ("sym_max", "sym_min", "sym_int", "sym_float", "sym_not")},
 }
-# Text that an operator may take, by the name of the argument: not the file that aten::from_file opens.
-_TEXTS = (
-    *("approximate", "equation", "indexing", "interpolation", "mode", "norm", "ord", "padding", "padding_side"),
-    *("pad_mode", "reduce", "rounding_mode", "side"),
-)
-_PLAIN_TYPES = ("Tensor", "int", "float", "bool", "number", "Device", "SymInt", "complex")
 # Checks of the exporting run; they compute nothing.
 _CHECKS = tuple(
     f"torch.ops.aten.{name}"
@@ -217,33 +211,13 @@ def _operator(target: str) -> Callable[..., Any]:
     """What a node calls. Raises UnknownPartError unless it is an ATen operator over tensors and plain values."""
     if target in _ARITHMETIC:
         return _ARITHMETIC[target]
-    parts = target.split(".")
-    if len(parts) == 5 and parts[:3] == ["torch", "ops", "aten"] and all(part.isidentifier() for part in parts):
-        packet = getattr(torch.ops.aten, parts[3], None)
-        found = getattr(packet, parts[4], None)
-        if isinstance(found, OpOverload) and _is_plain(found):
-            return found
-    raise UnknownPartError(f"it asks for the operator {target[:100]!r}; known are those of torch.ops.aten")
-
-
-def _is_plain(found: OpOverload) -> bool:
-    schema = found._schema
-    texts = [argument.name for argument in schema.arguments if "str" in str(argument.type)]
-    kinds = [_innermost(str(argument.type)) for argument in schema.arguments if argument.name not in texts]
-    returns = [_innermost(str(one.type)) for one in schema.returns]
-    return (
-        all(name in _TEXTS for name in texts)
-        and all(kind in (*_PLAIN_TYPES, "Generator") for kind in kinds)
-        and bool(returns)
-        and all(kind in _PLAIN_TYPES for kind in returns)
+    home, _, overload = target.removeprefix("torch.ops.aten.").partition(".")
+    found = find_operator(home, overload) if target.startswith("torch.ops.aten.") else None
+    if found is not None:
+        return found
+    raise UnknownPartError(
+        f"it asks for the operator {target[:100]!r}; known are those of torch.ops.aten that make tensors from tensors"
     )
-
-
-def _innermost(kind: str) -> str:
-    """`Tensor` of `Optional[List[Tensor]]`."""
-    while kind.endswith("]"):
-        kind = kind[kind.index("[") + 1 : -1]
-    return kind
 
 
 def _example(meta: TensorMeta, name: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
+from fxprune.aten import is_operator
 from fxprune.emit import source_allowed as allowed
 from fxprune.emit.source_functions import BUILTINS, is_free_name
 
@@ -295,5 +296,5 @@ _NESTS = (
 
 def _is_function(home: str, name: str) -> bool:
     if home.startswith("torch.ops.aten."):
-        return allowed.is_operator(home.removeprefix("torch.ops.aten."), name)
+        return is_operator(home.removeprefix("torch.ops.aten."), name)
     return (home, name) == ("torch", "device") or allowed.is_function(home, name)
