@@ -11,6 +11,7 @@ from fxprune import cli_artefacts, cli_bench, cli_train, cli_work
 from fxprune import cli_methods as methods
 from fxprune import cli_options as options
 from fxprune.capture.options import LoadOptions
+from fxprune.cli_compare import compare_command
 from fxprune.cli_compile import compile_command
 from fxprune.cli_errors import Commands, one_line_errors
 from fxprune.cli_several import SeveralValues, fractions
@@ -46,6 +47,7 @@ def _fxprune(version: Annotated[bool, _VERSION] = False) -> None:
 app.command("compile")(compile_command)
 app.command("train")(cli_train.train_command)
 app.command("learn")(cli_train.learn_command)
+app.command("compare", cls=SeveralValues)(compare_command)
 
 
 @app.command("export")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 Row = tuple[str, str, str, str]  # label, first side, second side, first / second
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+_COUNTS = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -57,8 +58,24 @@ def _circumstances(measured: Measured) -> str:
 
 def latency_text(latency: Latency) -> str:
     """`12.3 ms (14.1)`: the median, and the 90th percentile in the same unit."""
-    unit, name = next((pair for pair in _TIMES if latency.median >= pair[0]), _TIMES[-1])
-    return f"{_three(latency.median / unit)} {name} ({_three(latency.p90 / unit)})"
+    unit, _ = _unit(latency.median)
+    return f"{time_text(latency.median)} ({_three(latency.p90 / unit)})"
+
+
+def time_text(seconds: float) -> str:
+    """`12.3 ms`."""
+    unit, name = _unit(seconds)
+    return f"{_three(seconds / unit)} {name}"
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    return next((pair for pair in _TIMES if seconds >= pair[0]), _TIMES[-1])
+
+
+def count_text(count: int) -> str:
+    """`14.7 M`."""
+    unit, name = next((pair for pair in _COUNTS if count >= pair[0]), (1, ""))
+    return f"{_three(count / unit)} {name}" if name else f"{count}"
 
 
 def size_text(size: int) -> str:

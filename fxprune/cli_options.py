@@ -10,7 +10,7 @@ import typer
 from fxprune.cli_config import from_file
 from fxprune.cli_values import EMITTED, models, specs
 
-_FILE, WHAT, WIDTHS, _WEIGHTS, _OUT = "Model files", "What to remove", "How widths are decided", "Weights", "Output"
+_FILE, WHAT, WIDTHS, _WEIGHTS, OUTPUT = "Model files", "What to remove", "How widths are decided", "Weights", "Output"
 
 
 def option(help: str, panel: str | None, *names: str, default: str = "", **settings: Any) -> Any:
@@ -85,8 +85,8 @@ Config = Annotated[
     ),
 ]
 Traceback = Annotated[bool, flag("--traceback", "Show where an error comes from.", None)]
-Json = Annotated[bool, flag("--json", "Print JSON on stdout and nothing else.", _OUT)]
-Quiet = Annotated[bool, flag("--quiet", "No progress, and no table at the end.", _OUT, "-q")]
+Json = Annotated[bool, flag("--json", "Print JSON on stdout and nothing else.", OUTPUT)]
+Quiet = Annotated[bool, flag("--quiet", "No progress, and no table at the end.", OUTPUT, "-q")]
 
 Sparsity = Annotated[float | None, option("Fraction of weights to do without, as in 0.98.", WHAT, metavar="S")]
 Sparsities = Annotated[
@@ -116,30 +116,30 @@ Seed = Annotated[int, option("Seed of everything that is drawn.", _WEIGHTS, defa
 
 Output = Annotated[
     Path | None,
-    option("Folder to write.", _OUT, "--output", "-o", default="NAME-fxprune", metavar="FOLDER"),
+    option("Folder to write.", OUTPUT, "--output", "-o", default="NAME-fxprune", metavar="FOLDER"),
 ]
 Emit = Annotated[
     list[str] | None,
     option(
         "What to write beside recipe.json and the report: onnx, source, weights, or several with commas between them.",
-        _OUT,
+        OUTPUT,
         default="all three",
         metavar="WHAT",
         autocompletion=lambda: list(EMITTED),
     ),
 ]
-Force = Annotated[bool, flag("--force", "Replace the folder of an earlier run.", _OUT)]
-DryRun = Annotated[bool, flag("--dry-run", "Only say what would come out: widths and costs. Writes nothing.", _OUT)]
-Widths = Annotated[bool, flag("--widths", "List the widths of all layers, however many there are.", _OUT)]
-Opset = Annotated[int | None, option("Operator set of the ONNX file, 18 or later.", _OUT, metavar="N")]
-NoMeasure = Annotated[bool, flag("--no-measure", "Do not measure latency and memory, before and after.", _OUT)]
+Force = Annotated[bool, flag("--force", "Replace the folder of an earlier run.", OUTPUT)]
+DryRun = Annotated[bool, flag("--dry-run", "Only say what would come out: widths and costs. Writes nothing.", OUTPUT)]
+Widths = Annotated[bool, flag("--widths", "List the widths of all layers, however many there are.", OUTPUT)]
+Opset = Annotated[int | None, option("Operator set of the ONNX file, 18 or later.", OUTPUT, metavar="N")]
+NoMeasure = Annotated[bool, flag("--no-measure", "Do not measure latency and memory, before and after.", OUTPUT)]
 _FEW = {"metavar": "N", "min": 1, "max": 1024}  # far more end in a crash of the runtimes
-Threads = Annotated[int, option("Threads of each runtime that is measured.", _OUT, default="1", **_FEW)]
+Threads = Annotated[int, option("Threads of each runtime that is measured.", OUTPUT, default="1", **_FEW)]
 RunThreads = Annotated[
     int | None,
-    option("Threads of torch, and of each runtime that is measured.", _OUT, default="all, 1 for measuring", **_FEW),
+    option("Threads of torch, and of each runtime that is measured.", OUTPUT, default="all, 1 for measuring", **_FEW),
 ]
-PrintPasses = Annotated[bool, flag("--print-passes", "Print the program after each pass.", _OUT)]
+PrintPasses = Annotated[bool, flag("--print-passes", "Print the program after each pass.", OUTPUT)]
 
 
 def _side(letter: str) -> Any:

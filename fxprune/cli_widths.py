@@ -40,15 +40,15 @@ def widths(report: Report, every: bool) -> RenderableType:
     return Group(Text(title, style="bold"), table, Text(""), facts([*meanings, *legend]), Text(""))
 
 
-def folded(layers: Sequence[LayerLine]) -> dict[str, list[LayerLine]]:
-    """Layers by the longest part of their names that leaves at most MOST_ROWS parts, in the order of the network."""
+def folded(layers: Sequence[LayerLine], most: int = MOST_ROWS) -> dict[str, list[LayerLine]]:
+    """Layers by the longest part of their names that leaves at most so many parts, in the order of the network."""
     deepest = max((layer.weight.count(".") for layer in layers), default=0)
     for depth in range(deepest + 1, -1, -1):
         parts: dict[str, list[LayerLine]] = {}
         for layer in layers:
             names = module_of(layer.weight).split(".")
             parts.setdefault(".".join(names[:depth]), []).append(layer)
-        if len(parts) <= MOST_ROWS:
+        if len(parts) <= most:
             break
     return {module_of(one[0].weight) if len(one) == 1 else f"{name}.*".lstrip("."): one for name, one in parts.items()}
 

@@ -27,6 +27,8 @@ RANKS = {
     "planning": 5,
     "lightning": 6,
     "training": 6,
+    "comparison": 5,
+    "comparison_plot": 5,
     "": 6,
     "cli": 8,
     "__main__": 9,

@@ -60,7 +60,8 @@ def measure(
             with phase("export dense"):
                 reports = _export_dense(work, onnx, Path(folder))
             work.budget = Budget(wanted.seconds)
-            inputs, batch = _inputs(small, reports or Pair(onnx, onnx), wanted.batch)
+            free = onnx.dynamic_batch and (reports or Pair(onnx, onnx)).first.dynamic_batch
+            inputs, batch = drawn_inputs(small, wanted.batch, free)
             with phase("measure"), TemporaryDirectory(".torch", dir=box, ignore_cleanup_errors=True) as other:
                 if reports:
                     _peak_in_onnxruntime(work, reports, inputs)
@@ -114,19 +115,18 @@ def _export_dense(work: _Work, onnx: OnnxReport, folder: Path) -> Pair[OnnxRepor
     return None
 
 
-def _inputs(program: Program, onnx: Pair[OnnxReport], batch: int) -> tuple[Inputs, int]:
-    """(random inputs with the batch that both networks take, that batch). Whole numbers come from the example."""
+def drawn_inputs(program: Program, batch: int, free: bool) -> tuple[Inputs, int]:
+    """(random inputs, their batch: the one asked for where it is free). Whole numbers come from the example."""
     inputs = program.inputs.with_storage()
     own = next((one.shape[0] for one in leaves(inputs) if one.ndim), 1)
-    if not (onnx.first.dynamic_batch and onnx.second.dynamic_batch):
-        batch = own
+    batch = batch if free else own
     batched = [one.ndim > 0 and one.shape[0] == own for one in leaves(inputs)]
     return drawn_like(inputs, batched, batch, torch.Generator().manual_seed(0)), batch
 
 
 def _peak_in_onnxruntime(work: _Work, onnx: Pair[OnnxReport], inputs: Inputs) -> None:
     def job(report: OnnxReport) -> PeakJob:
-        feeds = [(name, one.shape, one.dtype.name) for name, one in _feeds(report, inputs).items()]
+        feeds = [(name, one.shape, one.dtype.name) for name, one in feeds_of(report, inputs).items()]
         return PeakJob("onnxruntime", str(report.path), feeds, work.wanted.threads)
 
     with work.found.tried("peak memory in onnxruntime"):
@@ -136,11 +136,12 @@ def _peak_in_onnxruntime(work: _Work, onnx: Pair[OnnxReport], inputs: Inputs) ->
 def _in_onnxruntime(work: _Work, onnx: Pair[OnnxReport], inputs: Inputs) -> None:
     wanted = work.wanted
     with work.found.tried("latency in onnxruntime"):
-        once = Pair(*(onnx_once(one.path, _feeds(one, inputs), wanted.threads) for one in (onnx.first, onnx.second)))
+        once = Pair(*(onnx_once(one.path, feeds_of(one, inputs), wanted.threads) for one in (onnx.first, onnx.second)))
         work.found.time("onnxruntime", once, wanted.rounds, work.budget.part(0.5).left)
 
 
-def _feeds(report: OnnxReport, inputs: Inputs) -> dict[str, Any]:
+def feeds_of(report: OnnxReport, inputs: Inputs) -> dict[str, Any]:
+    """What a file is fed, by name."""
     return dict(zip(report.inputs, (one.numpy() for one in leaves(inputs)), strict=True))
 
 

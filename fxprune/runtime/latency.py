@@ -72,29 +72,44 @@ def alternate(first: Once, second: Once, rounds: Rounds, left: Callable[[], floa
 
     Where time is short the warm-up shrinks first, to one round. A pass that runs is never interrupted.
     """
-    warm_up, took = _warm_up(first, second, rounds, left)
+    found = in_turns((first, second), rounds, left)
+    if found is None:
+        return None
+    times, warm_up = found
+    ours, theirs = zip(*times, strict=True)
+    full = len(times) >= rounds.passes and warm_up >= rounds.warm_up
+    return Timed(latency(ours), latency(theirs), ratio(list(zip(ours, theirs, strict=True))), warm_up, len(times), full)
+
+
+def in_turns(
+    sides: Sequence[Once], rounds: Rounds, left: Callable[[], float]
+) -> tuple[list[tuple[float, ...]], int] | None:
+    """(seconds of each side in each round that counts, rounds to warm up), as `alternate` for any number of sides."""
+    warm_up, took = _warm_up(sides, rounds, left)
     if took * rounds.fewest > max(left(), rounds.patience):
         return None
-    pairs: list[tuple[float, float]] = []
-    while _wants_more(pairs, rounds) and (left() > 0 or len(pairs) < rounds.fewest):
-        pairs.append((first(), second()))
-    full = len(pairs) >= rounds.passes and warm_up >= rounds.warm_up
-    ours, theirs = zip(*pairs, strict=True)
-    return Timed(latency(ours), latency(theirs), ratio(pairs), warm_up, len(pairs), full)
+    times: list[tuple[float, ...]] = []
+    while _wants_more(times, rounds) and (left() > 0 or len(times) < rounds.fewest):
+        times.append(_round(sides))
+    return times, warm_up
 
 
-def _warm_up(first: Once, second: Once, rounds: Rounds, left: Callable[[], float]) -> tuple[int, float]:
+def _round(sides: Sequence[Once]) -> tuple[float, ...]:
+    return tuple(once() for once in sides)
+
+
+def _warm_up(sides: Sequence[Once], rounds: Rounds, left: Callable[[], float]) -> tuple[int, float]:
     """(how many uncounted rounds were run: all that leave time for the counted ones; seconds of the last)."""
-    done, took = 1, first() + second()
+    done, took = 1, sum(_round(sides))
     while done < rounds.warm_up and left() >= took * (rounds.passes + 1):
-        done, took = done + 1, first() + second()
+        done, took = done + 1, sum(_round(sides))
     return done, took
 
 
-def _wants_more(pairs: Sequence[tuple[float, float]], rounds: Rounds) -> bool:
-    if len(pairs) < rounds.passes:
+def _wants_more(times: Sequence[tuple[float, ...]], rounds: Rounds) -> bool:
+    if len(times) < rounds.passes:
         return True
-    return len(pairs) < rounds.at_most and sum(map(sum, pairs)) < rounds.lasting
+    return len(times) < rounds.at_most and sum(map(sum, times)) < rounds.lasting
 
 
 def latency(seconds: Sequence[float]) -> Latency:
