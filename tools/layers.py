@@ -25,6 +25,7 @@ RANKS = {
     "pipeline": 4,
     "learner": 5,
     "planning": 5,
+    "soft_pruning": 5,
     "lightning": 6,
     "training": 6,
     "comparison": 5,
