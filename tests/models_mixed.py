@@ -118,3 +118,14 @@ def split_attention() -> nn.Module:
         return s.c((x * x.mean((3, 4), keepdim=True).softmax(1)).sum(1))
 
     return Net(run, a=conv(3, 12), c=conv(6, 5, 1))
+
+
+@network({"a.weight": (3, 3, 3, 3), "fc.weight": (4, 3)})
+def convolution_over_tokens() -> nn.Module:
+    """Pixels are mixed as if they were channels, by a window of one feature: each feature stays by itself."""
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        tokens = s.a(x).flatten(2).transpose(1, 2)
+        return s.fc(s.mix(tokens).relu())
+
+    return Net(run, a=conv(3, 6), mix=nn.Conv1d(48, 5, 1), fc=nn.Linear(6, 4))

@@ -37,10 +37,12 @@ class Kernel:
 
 @rule("convolution", "_convolution", "mkldnn_convolution")
 def convolution(ctx: Context, call: Call) -> None:
-    """x.C with w.I, bias with w.O, the output carries w.O; pixels merge."""
+    """x.C with w.I, bias with w.O, the output carries w.O; pixels merge, unless the window is one pixel wide."""
     tensor, transposed = call.tensor("input"), call.arguments["transposed"]
     kernel = _kernel(ctx, call.tensor("weight"), call.arguments["groups"])
-    x = _without_pixels(ctx, ctx.of(tensor))
+    passed = _passed_through(call, ctx.of(tensor))
+    rest = [layer for layer in ctx.of(tensor).layers if all(layer is not one for one in passed)]
+    x = _without_pixels(ctx, Labels(ctx.of(tensor).shape, tuple(rest)))
     if _is_depthwise(ctx, kernel):
         out = _whole_groups(ctx, x, kernel, transposed)
     else:
@@ -50,7 +52,19 @@ def convolution(ctx: Context, call: Call) -> None:
     bias = call.optional("bias")
     layers = labels.layers if bias is None else ctx.unify(labels, ctx.of(bias))
     _note_producer(ctx, kernel, layers)
-    ctx.label(call.result, [layer.reshape(tuple(layer.shape) + (1,) * (tensor.ndim - 2)) for layer in layers])
+    made = [layer.reshape(tuple(layer.shape) + (1,) * (tensor.ndim - 2)) for layer in layers]
+    ctx.label(call.result, [*made, *passed])
+
+
+def _passed_through(call: Call, labels: Labels) -> list[Tensor]:
+    """Layers along a dimension of pixels of which each is computed by itself, as in a 1-D convolution over tokens."""
+    weight, stride, padding = call.tensor("weight"), call.arguments["stride"], call.arguments["padding"]
+    alone = set()
+    for dim in range(2, weight.ndim):
+        step, pad = (values[(dim - 2) % len(values)] for values in (stride, padding))
+        if (weight.shape[dim], step, pad) == (1, 1, 0) and call.result.shape[dim] == labels.shape[dim]:
+            alone.add(dim)
+    return [layer for layer in labels.layers if len(varying(layer)) == 1 and varying(layer) <= alone]
 
 
 def _is_depthwise(ctx: Context, kernel: Kernel) -> bool:
