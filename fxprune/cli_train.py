@@ -235,7 +235,8 @@ def view(finished: Finished, clock: Clock) -> RenderableType:
 
     written, seconds = finished.written, clock.seconds()
     if finished.compiled is None:
-        return facts([*_went(finished), ("written", f"{written.folder}/"), ("time", time_line(seconds))])
+        notes = [("note", note) for note in written.notes]
+        return facts([*_went(finished), *notes, ("written", f"{written.folder}/"), ("time", time_line(seconds))])
     outcome = Outcome(finished.compiled.report, written, written.document, seconds)
     return Group(summary(outcome, False), facts(_went(finished)))
 

@@ -314,12 +314,12 @@ def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     found = Checkpoints(tmp_path, dict(mine)).read()
     assert found is not None and torch.equal(found["x"], torch.ones(2))
     for changed, message in (
-        ({"epochs": 4}, "made with epochs 3, not 4: give the same options, or --no-resume starts anew"),
-        ({"drops": (0.5,)}, "made with drops"),
-        ({"command": "train"}, "made with command learn, not train"),
+        ({"epochs": 4}, "made with --epochs 3, not 4: give the same options, or --no-resume starts anew"),
+        ({"drops": (0.5,)}, "made with --drop "),
+        ({"command": "train"}, "made with --command learn, not train"),
         ({"network fingerprint": "c"}, "made with another network"),
         ({"data fingerprint": "c"}, "made with another data"),
-        ({"further": 1}, "made with further None, not 1"),
+        ({"further": 1}, "made with --further None, not 1"),
     ):
         with pytest.raises(OptionError, match=message):
             Checkpoints(tmp_path, {**mine, **changed}).read()

@@ -15,6 +15,7 @@ from fxprune.errors import LoadError, OptionError
 
 CHECKPOINT, AT_THE_CUT = "checkpoint.pt", "structure.pt"
 _FORMAT = 1
+_OPTIONS = {"rate": "lr", "drops": "drop"}  # that are called otherwise on the command line
 _HINT = "--no-resume starts anew"
 
 
@@ -65,7 +66,8 @@ class Checkpoints:
             if str(name).endswith("fingerprint"):
                 what = str(name).removesuffix(" fingerprint")
                 raise OptionError(f"{path} was made with another {what}: give the same again, or {_HINT}")
-            raise OptionError(f"{path} was made with {name} {theirs}, not {ours}: give the same options, or {_HINT}")
+            option = f"--{_OPTIONS.get(name, str(name).replace('_', '-'))}"
+            raise OptionError(f"{path} was made with {option} {theirs}, not {ours}: give the same options, or {_HINT}")
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,4 +57,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     with locked(folder.resolve()) as ours:
         if ours is False:
             raise ExportError(f"another run is at work in {folder}: wait for it, or name another folder with -o")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a run that failed before its first checkpoint leaves nothing
+                folder.rmdir()

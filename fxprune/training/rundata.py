@@ -17,15 +17,18 @@ from fxprune.training.settings import Settings
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """`source` and `validation` as the user named them; `parts` to train on and to validate with."""
+    """`source` and `validation` as the user named them, `shape` of one picture, `parts` to train on and to validate
+    with.
+    """
 
     source: str
     validation: str | None
+    shape: tuple[int, ...]
     parts: tuple[Part, Part]
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """What tells it from other data."""
-        return {"data fingerprint": " ".join(fingerprint(part) for part in self.parts)}
+        return {"input": self.shape, "data fingerprint": " ".join(fingerprint(part) for part in self.parts)}
 
     def told(self) -> Mapping[str, Any]:
         """For report.json."""
@@ -41,7 +44,7 @@ def run_data(source: str, validation: str | None, inputs: Inputs, classes: int, 
     shape = picture_shape(inputs)
     data = open_data(source, shape, classes, seed=settings.seed)
     other = None if validation is None else open_data(validation, shape, classes, seed=settings.seed + 1)
-    return RunData(source, validation, split(data, other, settings.held_out, settings.seed))
+    return RunData(source, validation, shape, split(data, other, settings.held_out, settings.seed))
 
 
 def picture_shape(inputs: Inputs) -> tuple[int, ...]:
