@@ -105,12 +105,12 @@ def layer_lines(dense: Program, small: Program, couplings: Couplings) -> tuple[L
     """Every layer that makes channels, in the order of the network."""
     shares = dense.facts[SparsityReport].layers if SparsityReport in dense.facts else {}
     masks = small.facts[WeightMasks].masks if WeightMasks in small.facts else {}
-    shapes = [{name: one.shape for name, one in named_tensors(program.module).items()} for program in (dense, small)]
+    skeletons = [named_tensors(program.module) for program in (dense, small)]
     lines: dict[str, LayerLine] = {}
     for producer in couplings.analysis.producers:
         name = producer.weight
         axis = _output_dim(couplings, name, producer.outputs)
-        before, after = (known[name][axis] for known in shapes)
+        before, after = (known[name].shape[axis] for known in skeletons)
         shrunk = after < before
         kind = (
             "follows"

@@ -80,8 +80,9 @@ class Cut:
             if not own or (joint is not None and dim == 1):
                 continue
             kept = self._plain(labels, joint, dim)
-            if not kept.all():
-                found[dim] = np.flatnonzero(kept)
+            positions = kept.nonzero()[0]
+            if len(positions) < len(kept):
+                found[dim] = positions
         self._positions[id(labels)] = (labels, found)
         return found
 

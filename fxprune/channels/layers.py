@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,9 +35,14 @@ class Labels:
         return [layer for layer in self.layers if wanted & varying(layer)]
 
 
-def varying(layer: Tensor) -> set[int]:
+def varying(layer: Tensor) -> frozenset[int]:
     """Dimensions along which the layer has more than one entry."""
-    return {dim for dim, size in enumerate(layer.shape) if size > 1}
+    return _wide(layer.shape)
+
+
+@lru_cache(1024)
+def _wide(shape: torch.Size) -> frozenset[int]:
+    return frozenset(dim for dim, size in enumerate(shape) if size > 1)
 
 
 def along(layer: Tensor, dim: int, ndim: int) -> Tensor:

@@ -35,6 +35,10 @@ class Patcher:
     now: dict[str, Any] = field(default_factory=dict)
     patched: list[str] = field(default_factory=list)  # nodes of functions and methods whose numbers were changed
     consulted: set[fx.Node] = field(default_factory=set)  # arguments that the owner of the current call has looked at
+    modules: dict[str, Any] = field(init=False)  # by every path they have
+
+    def __post_init__(self) -> None:
+        self.modules = dict(self.module.named_modules(remove_duplicate=False))
 
     def run(self, graph: fx.Graph) -> None:
         """Patch every node. Raises RewriteError naming the node whose arguments cannot be read."""
@@ -113,7 +117,7 @@ class Patcher:
         node.kwargs = fx.map_arg(dict(node.kwargs), pin)
 
     def _patch_module(self, node: fx.Node) -> None:
-        leaf: Any = self.module.get_submodule(str(node.target))
+        leaf = self.modules[str(node.target)]
         for claim in self.claims.get(node.name, ()):
             if claim.kind == "groups":
                 leaf.groups = self.rows_left(claim)

@@ -29,6 +29,8 @@ def analyse_again(couplings: Couplings, result: Rewritten) -> Analysis:
 
 def _last_channels(couplings: Couplings, result: Rewritten) -> Iterator[tuple[tuple[str, int], Tensor]]:
     alone = ~_has_company(couplings, result, np.arange(couplings.analysis.atoms.total))
+    if not (alone & result.cut.alive).any():
+        return
     for axis in couplings.analysis.atoms.axes:
         places = slice(axis.start, axis.start + axis.count)
         last = alone[places][result.cut.alive[places]]

@@ -21,7 +21,7 @@ from fxprune.channels.literals import Patcher
 from fxprune.channels.records import Claim
 from fxprune.channels.solve import Ints
 from fxprune.copying import copied
-from fxprune.program import Program, first_names, meta_like, named_tensors
+from fxprune.program import Program, meta_like, named_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +47,10 @@ def rewrite(program: Program, couplings: Couplings, kept: Mapping[int, Ints]) ->
     Raises RewriteError when a number in the graph cannot be computed for the new widths.
     """
     cut = Cut(couplings.kept_atoms(kept), couplings.analysis.parameter_labels)
-    labels_of = _labels_by_name(program, couplings)
-    tensors = _slice_all(program, labels_of, cut)
-    module, train_graph = _copy_graphs(program, tensors)
+    skeleton = named_tensors(program.module)
+    labels_of = _labels_by_name(skeleton, couplings)
+    tensors = _slice_all(program, skeleton, labels_of, cut)
+    module, train_graph = _copy_graphs(program, skeleton, tensors)
     claims = couplings.analysis.claims
     renumbered = _renumbered(claims, cut, tensors)
     tensors.update(renumbered)
@@ -74,13 +75,16 @@ def _by_node(claims: tuple[Claim, ...], mode: str) -> dict[str, list[Claim]]:
     return found
 
 
-def _slice_all(program: Program, labels_of: Mapping[str, Labels], cut: Cut) -> dict[str, Tensor]:
+def _slice_all(
+    program: Program, skeleton: Mapping[str, Tensor], labels_of: Mapping[str, Labels], cut: Cut
+) -> dict[str, Tensor]:
     """Every tensor of the program after the cut; tied names keep sharing one object."""
-    first = first_names(program)
     tensors: dict[str, Tensor] = {}
-    for name in named_tensors(program.module):
-        if name in first:
-            tensors[name] = tensors[first[name]]
+    first: dict[int, str] = {}
+    for name, empty in skeleton.items():
+        known = first.setdefault(id(empty), name)
+        if known != name:
+            tensors[name] = tensors[known]
             continue
         labels = labels_of.get(name)
         tensor = program.tensors[name]
@@ -88,12 +92,12 @@ def _slice_all(program: Program, labels_of: Mapping[str, Labels], cut: Cut) -> d
     return tensors
 
 
-def _labels_by_name(program: Program, couplings: Couplings) -> dict[str, Labels]:
+def _labels_by_name(skeleton: Mapping[str, Tensor], couplings: Couplings) -> dict[str, Labels]:
     """Labels of every name of a tensor; the analysis knows a tied tensor by its first name."""
     known = couplings.analysis.parameter_labels
     by_id: dict[int, Labels] = {}
     found = {}
-    for name, empty in named_tensors(program.module).items():
+    for name, empty in skeleton.items():
         if name in known:
             by_id[id(empty)] = known[name]
         if id(empty) in by_id:
@@ -101,10 +105,12 @@ def _labels_by_name(program: Program, couplings: Couplings) -> dict[str, Labels]
     return found
 
 
-def _copy_graphs(program: Program, tensors: Mapping[str, Tensor]) -> tuple[fx.GraphModule, fx.Graph | None]:
+def _copy_graphs(
+    program: Program, skeleton: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> tuple[fx.GraphModule, fx.Graph | None]:
     """The graph module over a skeleton of the new shapes. Only structure is copied."""
     memo: dict[int, Any] = {}
-    for name, empty in named_tensors(program.module).items():
+    for name, empty in skeleton.items():
         memo.setdefault(id(empty), meta_like(empty, tensors[name].shape))
     return copied(program.module, memo), copied(program.train_graph)
 

@@ -73,9 +73,9 @@ def _batch_norm(module: Any, x: Tensor) -> KnownCall | None:
         return None
     momentum = 0.0 if module.momentum is None else module.momentum
     result = blank(x, x.shape)
-    nothing = blank(x, (0,)), blank(x, (0,))
+    nothing = blank(x, (0,))
     args = (x, *vectors, False, momentum, module.eps)
-    return KnownCall(_aten.native_batch_norm.default, args, (result, *nothing), result)
+    return KnownCall(_aten.native_batch_norm.default, args, (result, nothing, nothing), result)
 
 
 def _activation(name: str, *limits: float) -> Callable[[Any, Tensor], KnownCall]:

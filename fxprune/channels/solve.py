@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,20 +60,22 @@ FREE = np.iinfo(np.int64).max
 
 def connect(total: int, left: Ints, right: Ints) -> Ints:
     """Smallest atom of each connected component, by vectorised hooking and pointer jumping (about log2(total)
-    rounds).
+    rounds). Memory sets the pace: half as wide numbers take half the time.
     """
-    parent = np.arange(total)
+    width = np.int32 if total <= np.iinfo(np.int32).max else np.int64
+    parent = np.arange(total, dtype=width)
+    left, right = left.astype(width), right.astype(width)
     while True:
         a, b = parent[left], parent[right]
-        differ = a != b
-        if not differ.any():
-            return parent
+        differ = np.flatnonzero(a != b)
+        if not len(differ):
+            return parent.astype(np.int64)
         left, right, a, b = left[differ], right[differ], a[differ], b[differ]
         np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
         parent = _jump(parent)
 
 
-def _jump(parent: Ints) -> Ints:
+def _jump(parent: NDArray[Any]) -> NDArray[Any]:
     while True:
         further = parent[parent]
         if np.array_equal(further, parent):

@@ -27,12 +27,10 @@ def _with_vectors(ctx: Context, labels: Labels, dim: int, vectors: list[Tensor |
     return labels
 
 
-def _finish(ctx: Context, call: Call, labels: Labels, statistics: list[Tensor]) -> None:
+def _finish(ctx: Context, call: Call, labels: Labels) -> None:
     """Label the normalised tensor; the saved statistics behind it carry no channels that anything reads."""
     ctx.label(call.results()[0], labels.layers, labels.source)
     ctx.scales_with(call.optional("weight"), call.optional("bias"))
-    for other in statistics:
-        ctx.label(other, ())
 
 
 @rule(
@@ -54,7 +52,7 @@ def batch_norm(ctx: Context, call: Call) -> None:
     others = [layer for layer in labels.layers if varying(layer) - {1}]
     if batch_statistics and others:
         labels = _averaged(ctx, call, before, labels, others, 1, "batch statistics over channels")
-    _finish(ctx, call, labels, call.results()[1:])
+    _finish(ctx, call, labels)
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
@@ -71,7 +69,7 @@ def layer_norm(ctx: Context, call: Call) -> None:
     inside = [layer for layer in labels.layers if max(varying(layer)) >= first]
     if inside:
         labels = _averaged(ctx, call, before, labels, inside, first, "layer normalisation over channels")
-    _finish(ctx, call, labels, call.results()[1:])
+    _finish(ctx, call, labels)
 
 
 @rule("native_group_norm")
@@ -93,7 +91,7 @@ def group_norm(ctx: Context, call: Call) -> None:
             continue
         labels = _averaged(ctx, call, before, labels, [layer], 1, "group normalisation over part of a group")
         ctx.atoms.keep_balanced(rows, ctx.site())
-    _finish(ctx, call, labels, call.results()[1:])
+    _finish(ctx, call, labels)
 
 
 def _averaged(
