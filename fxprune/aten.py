@@ -21,6 +21,7 @@ UNSAFE = (
 )
 FACTORIES = {
     *("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros"),
+    *("normal", "rand_like", "randint_like", "randn_like", "randperm"),
 }  # fmt: skip
 NO_METHODS = {
     *("apply_", "backward", "const_data_ptr", "data_ptr", "map2_", "map_", "module_load", "numpy", "record_stream"),

@@ -156,3 +156,11 @@ def test_a_parameter_is_asked_for_one_of_its_sizes() -> None:
 
     done = fxprune.compile(Mixed().double(), images(), keep_rate=0.5)
     assert done.report.front_end == "fx" and done.module.get_parameter("mix").shape == (2, 4)
+
+
+def test_what_a_tensor_holds_without_gradients() -> None:
+    """x.data.size() is an old way to ask for sizes; the written source has it in a form that may be read back."""
+    shuffled = Net(lambda x: x.data.view(x.data.size(0), 2, 4, 8, 6).transpose(1, 2).flatten(1, 2)).double()
+    done = fxprune.compile(shuffled, images(), keep_rate=0.5)
+    assert done.report.front_end == "fx" and not done.report.refused
+    assert ".data" not in done.to_source().source.text and ".detach()" in done.to_source().source.text

@@ -1,0 +1,75 @@
+"""Stand-ins for tensors while a network is traced: they record writes, and answer Python code that asks for sizes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from fxprune.capture.sizes import SizeReader
+
+
+class WritingProxy(fx.Proxy):
+    """A proxy that keeps `x += y` what it is: a write into x, which everybody who holds x sees.
+
+    Plain proxies have no in-place operators, so Python makes a new value of it and the write is lost.
+    """
+
+    def _write(self, function: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._write(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._write(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._write(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._write(operator.itruediv, other)
+
+    def __ifloordiv__(self, other: Any) -> Any:
+        return self._write(operator.ifloordiv, other)
+
+    def __ipow__(self, other: Any) -> Any:
+        return self._write(operator.ipow, other)
+
+    @property
+    def data(self) -> Any:
+        """The same numbers without gradients, under the name that can be written down."""
+        return self.detach()
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """`x[:, :4] = y` writes into a part of x, found by an index of plain numbers, slices and sizes."""
+        entries = index if isinstance(index, tuple) else (index,)
+        if not all(entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in entries):
+            raise TypeError("assigned to places that are found while the network runs")
+        part = operator.getitem(self, index)
+        part.fill_(value) if isinstance(value, int | float) else part.copy_(value)
+
+    def __len__(self) -> int:
+        return int(self._asked().count(self.node))
+
+    def __index__(self) -> int:
+        return operator.index(self._asked().read(self.node))
+
+    def __int__(self) -> int:
+        return int(self._asked().read(self.node))
+
+    def __float__(self) -> float:
+        return float(self._asked().read(self.node))
+
+    def _asked(self) -> SizeReader:
+        sizes: SizeReader = self.tracer.sizes  # type: ignore[attr-defined]
+        return sizes
+
+
+class SizedParameterProxy(fx.proxy.ParameterProxy):
+    """Knows its own sizes, one by one as well."""
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.param.size() if dim is None else self.param.size(dim)
