@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from fxprune.cli_signals import asked_to_end
 from fxprune.cli_values import whole_words
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, described
 
 P = ParamSpec("P")
 ASKED_WRONGLY, UNEXPECTED, INTERRUPTED = 2, 1, 130
@@ -76,7 +76,7 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"error: {printable(f'{where}{error.strerror or error}')}", ASKED_WRONGLY
-    what = printable(f"{type(error).__name__}: {error}")
+    what = printable(described(error))
     return f"error: not foreseen: {what}. Run again with --traceback to see where it comes from", UNEXPECTED
 
 

@@ -57,6 +57,14 @@ class TrainingError(FxpruneError):
     """A network cannot be trained: what it returns is no row of scores, or the loss is not finite any more."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message; what follows is rarely for users."""
-    return (str(error).strip().splitlines() or [""])[0]
+def first_line(error: BaseException, longest: int = 300) -> str:
+    """The first line of an exception's message, cut to so many characters; what follows is rarely for users."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return line if len(line) <= longest else f"{line[: longest - 4]} ..."
+
+
+def described(error: BaseException) -> str:
+    """The kind of an exception and what it says, in one line: some are called no more than `error` in their module."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name}: {line}" if (line := first_line(error)) else name

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import fx
 
 from fxprune.drawing import DrawnTensors
-from fxprune.errors import FxpruneError, PassError, first_line
+from fxprune.errors import FxpruneError, PassError, described, first_line
 from fxprune.facts import WeightMasks
 from fxprune.phases import measured, phase
 from fxprune.program import Program, named_tensors
@@ -62,7 +62,7 @@ class PassManager:
         except FxpruneError:
             raise
         except Exception as error:
-            raise PassError(f"{where} failed: {type(error).__name__}: {error}") from error
+            raise PassError(f"{where} failed: {described(error)}") from error
         found = {mode: wiring(graph) for mode, graph in result.graphs()}
         fault = inconsistency(result, [mode for mode, one in found.items() if one == self._sound.get(mode)])
         if fault:

@@ -18,10 +18,10 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.export import structure_copy
 from fxprune.capture.inputs import choose_inputs, inputs_for
-from fxprune.capture.module import Trial, as_inputs, brief, capture, run_on_paper
+from fxprune.capture.module import Trial, as_inputs, capture, run_on_paper
 from fxprune.copying import copied
 from fxprune.emit.module import build_module
-from fxprune.errors import CaptureError, OptionError
+from fxprune.errors import CaptureError, OptionError, described
 from fxprune.facts import WeightMasks
 from fxprune.program import Inputs, Program, loose_tensors, named_tensors
 
@@ -150,7 +150,7 @@ def recorded(model: nn.Module, path: str, inputs: Inputs) -> Inputs:
     except _Reached:
         return _plain_inputs(calls[0], path)
     except Exception as error:
-        raise CaptureError(f"{type(model).__name__} does not run on the example inputs: {brief(error)}") from error
+        raise CaptureError(f"{type(model).__name__} does not run on the example inputs: {described(error)}") from error
     raise CaptureError(f"{path} is not called when {type(model).__name__} runs in eval mode on the example inputs")
 
 

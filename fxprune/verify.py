@@ -20,7 +20,7 @@ from fxprune.channels.layers import Labels
 from fxprune.channels.recheck import analyse_again, disagreement
 from fxprune.channels.rewrite import Rewritten, rewrite
 from fxprune.channels.solve import Ints
-from fxprune.errors import ProofError, RewriteError, first_line
+from fxprune.errors import ProofError, RewriteError, described
 from fxprune.phases import phase
 from fxprune.program import Program
 from fxprune.proof import Verdict, prove
@@ -46,7 +46,7 @@ def _proved(dense: Program, couplings: Couplings, result: Rewritten, seed: int) 
         with phase("proof"):
             return prove(dense, couplings, result, seed)
     except Exception as error:  # a network that does not run on numbers proves nothing
-        return Verdict(fault=f"the proof could not be run: {type(error).__name__}: {first_line(error)}")
+        return Verdict(fault=f"the proof could not be run: {described(error)}")
 
 
 def _shapes(couplings: Couplings, result: Rewritten, found: Mapping[tuple[str, str], Seen]) -> Verdict:

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from test_exported_file import call, write
+from torch import nn
 
+import fxprune
 from fxprune.aten import find_operator, is_operator
 from fxprune.capture.exported_file import read_exported
 from fxprune.capture.files import load_file
 from fxprune.capture.specs import build_spec
+from fxprune.emit.source_run import network_from
 from fxprune.errors import UntrustedError
 
 NETWORKS = {
@@ -31,6 +34,16 @@ def test_exported_networks_come_back(spec: str, tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "net.pt2")
     with torch.no_grad():
         assert torch.equal(read_exported(tmp_path / "net.pt2")(x), program.module()(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_exported_rows_of_layers_have_a_source(dtype: torch.dtype) -> None:
+    """Their batch norms ask for the mode of a network that is a list."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(dtype).eval()
+    program = torch.export.export(net, (torch.ones(2, 3, 8, 8, dtype=dtype),))
+    done = fxprune.compile(program, keep_rate=0.5, proof=False)
+    made = network_from(done.to_source().source.text, done.state_dict(), "model.py")
+    assert {one.dtype for one in made.parameters()} == {dtype}
 
 
 # Storage that is replaced under a tensor, kernels that trust their caller, packed weights, parts of sparse tensors,

@@ -68,6 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "lab" / "layers_beside.py").write_text(BESIDE)
     save_as_program(tmp_path / "lab" / "train.py", monkeypatch)
     path = list(sys.path)
+    sys.modules.pop("train", None)  # of another test
     yield tmp_path
     assert sys.path == path
     for name in ("train", "layers_beside", "fxprune_script_train"):

@@ -172,6 +172,13 @@ def test_network_that_claims_more_than_it_brings_is_refused_without_memory(
         network_from(huge, done.state_dict(), "model.py")
 
 
+def test_numbers_of_another_type_are_refused(text: str, done: fxprune.Compiled) -> None:
+    state = done.state_dict()
+    state["a.weight"] = state["a.weight"].half()
+    with pytest.raises(LoadError, match=r"float64 as a\.weight and the weights have \(.*\) float16: they do not fit"):
+        network_from(text, state, "model.py")
+
+
 def test_torch_is_all_that_a_network_can_reach(text: str, done: fxprune.Compiled) -> None:
     """The second line of defence: even unchecked code finds no builtins to work with."""
     network = network_from(text, done.state_dict(), "model.py")

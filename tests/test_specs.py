@@ -128,7 +128,7 @@ def test_broken_torchvision_is_reported(failure: Exception, monkeypatch: pytest.
         raise failure
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(LoadError, match="^torchvision cannot be imported: broken$"):
+    with pytest.raises(LoadError, match=rf"^torchvision cannot be imported: {type(failure).__name__}: broken$"):
         import_torchvision()
 
 

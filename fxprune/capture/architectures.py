@@ -14,7 +14,7 @@ from fxprune.capture.loaded import Loaded
 from fxprune.capture.options import is_dotted, is_script
 from fxprune.capture.scripts import run_script, searching
 from fxprune.capture.specs import build_spec, built, is_spec, parse_options
-from fxprune.errors import LoadError, first_line
+from fxprune.errors import LoadError, described
 
 
 def build_architecture(arch: str, seed: int = 0) -> Loaded:
@@ -70,9 +70,7 @@ def _import(place: str, arch: str) -> ModuleType:
         with searching(Path.cwd()):
             return importlib.import_module(place)
     except Exception as error:  # whatever a user's own package does when it is imported
-        raise LoadError(
-            f"--arch {arch}: importing {place} failed: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise LoadError(f"--arch {arch}: importing {place} failed: {described(error)}") from error
 
 
 def load_weights(state: State, arch: str, file: str, seed: int = 0) -> tuple[Loaded, tuple[str, ...]]:

@@ -28,7 +28,7 @@ from fxprune.capture.exported_schema import (
     Payloads,
     TensorMeta,
 )
-from fxprune.errors import CaptureError, LoadError, UntrustedError, first_line
+from fxprune.errors import CaptureError, LoadError, UntrustedError, described
 
 Part = TypeVar("Part", bound=BaseModel)
 _WAY_OUT = (
@@ -53,9 +53,7 @@ def read_exported(file: Path) -> ExportedNetwork:
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
         raise LoadError(f"{file} is truncated or damaged") from error
     except Exception as error:  # references in a damaged graph can go wrong in any way
-        raise LoadError(
-            f"{file} is damaged: its graph cannot be put together ({type(error).__name__}: {first_line(error)})"
-        ) from error
+        raise LoadError(f"{file} is damaged: its graph cannot be put together ({described(error)})") from error
 
 
 def read_unrestricted(file: Path) -> tuple[ExportedNetwork, str]:
@@ -65,7 +63,7 @@ def read_unrestricted(file: Path) -> tuple[ExportedNetwork, str]:
     except CaptureError as error:
         raise LoadError(f"{file}: {error}") from error
     except Exception as error:  # it may do anything, so it may fail in any way
-        raise LoadError(f"{file} cannot be read: {type(error).__name__}: {first_line(error)}") from error
+        raise LoadError(f"{file} cannot be read: {described(error)}") from error
     return network, "torch.export.load read the file, as --allow-pickle asks: whatever code it holds may have run"
 
 

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from fxprune.capture.loaded import Loaded
 from fxprune.capture.options import LoadOptions
 from fxprune.capture.trust import Trust, allowed_globals
 from fxprune.capture.unrestricted import unpickle_unrestricted
-from fxprune.errors import LoadError, OptionError, UntrustedError
+from fxprune.errors import LoadError, OptionError, UntrustedError, described
 
 _SAVE_AGAIN = "load it where it was made and write it with torch.save(model, path)"
 _NEEDS_ARCHITECTURE = (
@@ -119,7 +120,7 @@ def _first_bytes(file: Path) -> bytes:
     except FileNotFoundError as error:
         raise LoadError(f"{file} does not exist") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise LoadError(f"{file} cannot be read: {error}") from error
+        raise LoadError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check_archive(file: Path) -> str:
@@ -160,9 +161,9 @@ def _unpickle(file: Path, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
     except UntrustedError:
         raise
     except Exception as error:  # as above, and whatever a class says about a state that is not its own
+        detail = "" if isinstance(error, UnpicklingError) else f": {described(error)}"  # torch's is about its options
         raise LoadError(
-            f"{file} is damaged, or was saved with an incompatible version of torch or of the network's package "
-            f"({type(error).__name__})"
+            f"{file} is damaged, or was saved with an incompatible version of torch or of the network's package{detail}"
         ) from error
     return found, trust.notes()
 
@@ -181,7 +182,7 @@ def _read_safetensors(file: Path, _options: LoadOptions) -> tuple[dict[str, Tens
     try:
         return read(file), ()
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise LoadError(f"{file} is damaged or no safetensors file: {error}") from error
+        raise LoadError(f"{file} is damaged or no safetensors file: {described(error)}") from error
 
 
 _READERS: dict[str, Callable[[Path, LoadOptions], tuple[Any, tuple[str, ...]]]] = {

@@ -12,8 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from fxprune.capture.exported import ExportedNetwork
-from fxprune.capture.zoo_imports import first_line
-from fxprune.errors import CaptureError, OptionError
+from fxprune.errors import CaptureError, OptionError, described
 from fxprune.program import Inputs, skeleton_of
 from fxprune.quiet import quiet
 
@@ -95,7 +94,7 @@ def choose_inputs(
             (try_forward or run_on_meta)(model, inputs)
         except Exception as error:  # a forward that does not fit can fail in any way
             tried.append(_text(shape))
-            reason = f"{type(error).__name__}: {first_line(error)}"[:200]
+            reason = described(error)
             continue
         return inputs, f"input {_text(shape)} chosen: {source}"
     what = f"none of {', '.join(dict.fromkeys(tried))} runs" if tried else "no input can be guessed for the network"
@@ -130,7 +129,7 @@ def check_run(model: nn.Module, inputs: Inputs) -> None:
         hint = f"; its first convolution, {first[0]}, takes {first[1].in_channels} channels" if first else ""
         raise CaptureError(
             f"{type(model).__name__} does not run on the example input {', '.join(shapes) or '(none)'}: "
-            f"{type(error).__name__}: {first_line(error)[:200]}{hint}. Give inputs that it takes (--input)"
+            f"{described(error)}{hint}. Give inputs that it takes (--input)"
         ) from error
 
 

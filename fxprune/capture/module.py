@@ -20,7 +20,7 @@ from fxprune.capture.plain import plain_weights
 from fxprune.capture.trace import bind_arguments, trace_modes
 from fxprune.channels.engine import WalkError
 from fxprune.compare import difference, random_inputs
-from fxprune.errors import CaptureError
+from fxprune.errors import CaptureError, described
 from fxprune.metarun import meta_values, on_meta
 from fxprune.program import Inputs, Program, Skeleton, adopt, materialise, named_tensors, real_tensors, skeleton_of
 
@@ -136,7 +136,7 @@ def capture(
         model, settled = plain_weights(model)
         skeleton, tensors = skeleton_of(model)
     except Exception as error:
-        raise CaptureError(f"{type(model).__name__} cannot be copied: {brief(error)}") from error
+        raise CaptureError(f"{type(model).__name__} cannot be copied: {described(error)}") from error
     try:
         given = bind_arguments(skeleton, inputs.args, inputs.kwargs)
     except TypeError as error:
@@ -160,7 +160,7 @@ def _of_exported(network: ExportedNetwork, inputs: Inputs, trial: Trial) -> Prog
     except CaptureError:
         raise
     except Exception as error:
-        raise CaptureError(f"the exported program does not run on the example inputs: {brief(error)}") from error
+        raise CaptureError(f"the exported program does not run on the example inputs: {described(error)}") from error
 
 
 def _by_fx(
@@ -184,7 +184,7 @@ def _tried(program: Program, trial: Trial) -> Program:
         if error.place[0] == "eval":
             raise cause from cause.__cause__
         raise CaptureError(
-            f"in train mode the network does not run on the example inputs ({brief(cause)}): "
+            f"in train mode the network does not run on the example inputs ({described(cause)}): "
             "give inputs that both modes accept"
         ) from cause
 
@@ -216,20 +216,15 @@ def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare
     if not any(tensor.is_meta for tensor in named_tensors(model).values()):
         check_run(structure_copy(model, clone_buffers=True), inputs)
     try:
-        program = export_graph(model, inputs, brief(first_error))
+        program = export_graph(model, inputs, described(first_error))
         if compare:
             check_same(model, program)
         return program
     except Exception as error:
         raise CaptureError(
-            f"{type(model).__name__} cannot be captured. torch.fx: {brief(first_error)}. "
-            f"torch.export: {brief(error)}. Check the example inputs; control flow on values is not supported"
+            f"{type(model).__name__} cannot be captured. torch.fx: {described(first_error)}. "
+            f"torch.export: {described(error)}. Check the example inputs; control flow on values is not supported"
         ) from error
-
-
-def brief(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
 
 
 def _with_settled(program: Program, names: tuple[str, ...]) -> Program:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from fxprune.errors import LoadError, first_line
+from fxprune.errors import LoadError, described
 
 
 def run_script(path: str | Path) -> ModuleType:
@@ -72,7 +72,7 @@ def _execute(name: str, file: Path) -> ModuleType:
 def _what_happened(file: Path, error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"{file} was executed and ended the program: put what it does under if __name__ == '__main__'"
-    return f"{file} was executed and failed: {type(error).__name__}: {first_line(error)}"
+    return f"{file} was executed and failed: {described(error)}"
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from torch import nn
 from fxprune import zoo
 from fxprune.capture.loaded import Loaded
 from fxprune.capture.options import LoadOptions
-from fxprune.capture.zoo_imports import first_line, import_timm, import_torchvision
-from fxprune.errors import FxpruneError, LoadError
+from fxprune.capture.zoo_imports import import_timm, import_torchvision
+from fxprune.errors import FxpruneError, LoadError, described
 
 Options = dict[str, Any]
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
@@ -55,7 +55,7 @@ def built(spec: str, seed: int, make: Callable[[], nn.Module], device: str = "cp
     except FxpruneError:
         raise
     except Exception as error:  # constructors complain about options in every possible way
-        raise LoadError(f"{spec} cannot be built: {type(error).__name__}: {first_line(error)}") from error
+        raise LoadError(f"{spec} cannot be built: {described(error)}") from error
 
 
 def _parse(spec: str) -> tuple[str, str, Options]:

@@ -25,8 +25,8 @@ from torch import nn
 
 from fxprune.capture.options import is_dotted, is_script
 from fxprune.capture.scripts import check_exists, run_script, searching
-from fxprune.capture.zoo_imports import first_line, import_timm, import_torchvision
-from fxprune.errors import FxpruneError, LoadError, UntrustedError
+from fxprune.capture.zoo_imports import import_timm, import_torchvision
+from fxprune.errors import FxpruneError, LoadError, UntrustedError, described
 
 SafeGlobals = list[tuple[Any, str]]  # what a name stands for, and the name
 # Where layers and networks live; the rest of these packages has no business in a saved network.
@@ -160,11 +160,11 @@ def _look_up(home: str, short: str, file: str) -> Any:
         raise LoadError(f"{file} needs {home}.{short}, which the installed {package} does not have") from error
     except ModuleNotFoundError as error:
         raise LoadError(
-            f"{file} needs {home}.{short}, but importing {home} failed: {first_line(error)}; a file of your own is "
+            f"{file} needs {home}.{short}, but importing {home} failed: {described(error)}; a file of your own is "
             f"named by its path: --trust path/to/{package}.py"
         ) from error
     except Exception as error:  # whatever a user's own package does when it is imported
-        raise LoadError(f"{file} needs {home}.{short}, but importing {home} failed: {first_line(error)}") from error
+        raise LoadError(f"{file} needs {home}.{short}, but importing {home} failed: {described(error)}") from error
 
 
 def _is_harmless(value: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from fxprune.capture.scripts import searching
 from fxprune.capture.trust import Trust
 from fxprune.capture.zoo_imports import import_torchvision
-from fxprune.errors import LoadError, first_line
+from fxprune.errors import LoadError, described
 
 _NOTE = "the file was unpickled without any check, as --allow-pickle asks: whatever code it holds has run"
 
@@ -25,7 +25,7 @@ def unpickle_unrestricted(file: Path, trust: Trust) -> tuple[Any, tuple[str, ...
     except LoadError:
         raise
     except Exception as error:  # it may do anything, so it may fail in any way
-        raise LoadError(f"{file} cannot be unpickled: {type(error).__name__}: {first_line(error)}") from error
+        raise LoadError(f"{file} cannot be unpickled: {described(error)}") from error
     return found, (_NOTE, *trust.notes())
 
 

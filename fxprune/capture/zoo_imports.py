@@ -13,7 +13,7 @@ from types import ModuleType
 
 import torch
 
-from fxprune.errors import LoadError
+from fxprune.errors import LoadError, described
 
 _MISSING_SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -28,7 +28,7 @@ def import_torchvision() -> ModuleType:
         return _import("torchvision")
     except RuntimeError as error:
         if _kept_alive or "torchvision::nms" not in str(error):
-            raise LoadError(f"torchvision cannot be imported: {first_line(error)}") from error
+            raise LoadError(f"torchvision cannot be imported: {described(error)}") from error
     _declare_missing()
     return import_torchvision()
 
@@ -44,10 +44,10 @@ def _import(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise LoadError(f"{package} cannot be imported: {first_line(error)}") from error
+            raise LoadError(f"{package} cannot be imported: {described(error)}") from error
         raise LoadError(f"{package} is not installed: pip install 'fxprune[zoo]'") from error
     except (ImportError, OSError) as error:
-        raise LoadError(f"{package} cannot be imported: {first_line(error)}") from error
+        raise LoadError(f"{package} cannot be imported: {described(error)}") from error
 
 
 def _declare_missing() -> None:
@@ -55,8 +55,3 @@ def _declare_missing() -> None:
     for schema in _MISSING_SCHEMAS:
         library.define(schema)
     _kept_alive.append(library)
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong in one line, for a message; the name of the error when it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

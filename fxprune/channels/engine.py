@@ -26,7 +26,7 @@ from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalis
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
 from fxprune.channels.shortcuts import KnownCall, known_call, known_function
-from fxprune.errors import first_line
+from fxprune.errors import described, first_line
 from fxprune.metarun import in_mode, meta_values, on_paper
 from fxprune.program import Program, named_tensors
 
@@ -191,7 +191,7 @@ class LabelMode(TorchDispatchMode):
         try:
             rule(context, call)
         except Exception as error:  # a case the rule's author did not think of: give up channels, not correctness
-            freeze_everything(context, call, f"the rule for this operator failed: {type(error).__name__}: {error}")
+            freeze_everything(context, call, f"the rule for this operator failed: {described(error)}")
 
 
 class LabelWalker(fx.Interpreter):

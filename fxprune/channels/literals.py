@@ -20,7 +20,7 @@ from fxprune.channels.cut import Cut
 from fxprune.channels.engine import Seen
 from fxprune.channels.layers import Labels
 from fxprune.channels.records import Claim
-from fxprune.errors import RewriteError, first_line
+from fxprune.errors import RewriteError, described
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Patcher:
             try:
                 self._patch(node)
             except Exception as error:
-                fault = f"{node.name} cannot be rewritten: {type(error).__name__}: {first_line(error)}"
+                fault = f"{node.name} cannot be rewritten: {described(error)}"
                 raise RewriteError(fault, (self.mode, node.name)) from error
             if node.op != "call_module" and before != (node.target, node.args, node.kwargs):
                 self.patched.append(node.name)

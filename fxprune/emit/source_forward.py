@@ -107,9 +107,9 @@ class Forward:
         if node.op != "get_attr":
             return self._expression(node)
         target = str(node.target)
-        path = self._tree.path(target)
         if target == "training":
-            return path
+            return "self.training"  # also where the network is a list of its parts
+        path = self._tree.path(target)
         owner, _, leaf = target.rpartition(".")
         tensors = {**self._root.get_submodule(owner)._parameters, **self._root.get_submodule(owner)._buffers}
         if tensors.get(leaf) is None:

@@ -16,7 +16,7 @@ from fxprune.emit.source import Source
 from fxprune.emit.source_check import check_source
 from fxprune.emit.source_run import network_from
 from fxprune.emit.source_text import SourceError
-from fxprune.errors import FxpruneError, UntrustedError, first_line
+from fxprune.errors import FxpruneError, UntrustedError, described
 from fxprune.program import Inputs
 
 _SAME = 1e-6  # the same calls in the same order: any difference at all is noted, a larger one is a mistake
@@ -68,7 +68,7 @@ def _compare_training(reference: nn.Module, network: nn.Module, sample: Inputs) 
     try:
         expected = _run(reference, sample, True)
     except Exception as error:  # a batch of one, for instance
-        return None, (f"model.py was not compared in train mode: {type(error).__name__}: {first_line(error)}",)
+        return None, (f"model.py was not compared in train mode: {described(error)}",)
     found = _ours(network, sample, True)
     theirs, ours = dict(reference.named_buffers()), dict(network.named_buffers())
     names = sorted(theirs.keys() & ours.keys())
@@ -83,7 +83,7 @@ def _ours(network: nn.Module, sample: Inputs, train: bool) -> list[Tensor]:
     try:
         return _run(network, sample, train)
     except Exception as error:
-        raise SourceError(f"the written source does not run: {type(error).__name__}: {first_line(error)}") from error
+        raise SourceError(f"the written source does not run: {described(error)}") from error
 
 
 def _run(module: nn.Module, sample: Inputs, train: bool) -> list[Tensor]:

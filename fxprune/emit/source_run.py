@@ -14,7 +14,7 @@ from fxprune.emit import source_allowed as allowed
 from fxprune.emit.source_check import check_source
 from fxprune.emit.source_functions import BUILTINS
 from fxprune.emit.source_grammar import Checked, Path
-from fxprune.errors import LoadError, UntrustedError, first_line
+from fxprune.errors import LoadError, UntrustedError, described
 from fxprune.program import named_tensors
 
 _IN_REACH = (*BUILTINS, "__build_class__", "getattr", "isinstance", "setattr", "slice", "super")
@@ -47,14 +47,14 @@ def network_from(text: str, state: Mapping[str, Tensor], file: str, *, trust: bo
     except LoadError:
         raise
     except Exception as error:  # code fails in every possible way
-        raise LoadError(f"{file} does not make a network: {type(error).__name__}: {first_line(error)}") from error
+        raise LoadError(f"{file} does not make a network: {described(error)}") from error
 
 
 def _filled(empty: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """A copy with numbers; what is tied stays tied."""
     memo: dict[int, Any] = {}
     for name, one in named_tensors(empty).items():
-        number = state[name].detach().to(one.dtype)
+        number = state[name].detach()
         if isinstance(one, nn.Parameter):
             number = nn.Parameter(number, requires_grad=one.requires_grad)
         memo.setdefault(id(one), number)
@@ -79,14 +79,18 @@ def _import_torch_only(name: str, *rest: Any) -> Any:
 
 
 def _check_fits(network: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
-    """Names and shapes."""
-    own = {name: tuple(one.shape) for name, one in named_tensors(network).items()}
-    given = {name: tuple(one.shape) for name, one in state.items()}
+    """Names, shapes and types."""
+    own = {name: _shape_and_type(one) for name, one in named_tensors(network).items()}
+    given = {name: _shape_and_type(one) for name, one in state.items()}
     wrong = [name for name in {**own, **given} if own.get(name) != given.get(name)]
     if wrong:
         name = wrong[0]
-        described = [str(side[name]) if name in side else "nothing" for side in (own, given)]
-        raise LoadError(f"{file} has {described[0]} as {name} and the weights have {described[1]}: they do not fit")
+        ours, theirs = own.get(name, "nothing"), given.get(name, "nothing")
+        raise LoadError(f"{file} has {ours} as {name} and the weights have {theirs}: they do not fit")
+
+
+def _shape_and_type(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _check_paths(network: nn.Module, checked: Checked, file: str) -> None:

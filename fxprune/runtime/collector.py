@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from fxprune.errors import FxpruneError, MeasureError, first_line
+from fxprune.errors import FxpruneError, MeasureError, described
 from fxprune.runtime.latency import Once, Rounds, Timed, alternate
 from fxprune.runtime.machine import Machine
 from fxprune.runtime.measured import Pair
@@ -28,7 +28,7 @@ class Collector:
         try:
             yield
         except Exception as error:
-            told = str(error) if isinstance(error, FxpruneError) else f"{type(error).__name__}: {first_line(error)}"
+            told = str(error) if isinstance(error, FxpruneError) else f"{described(error)}"
             self.notes.append(f"{what} not {done}: {told}")
 
     def time(self, runtime: str, once: Pair[Once], rounds: Rounds, left: Callable[[], float]) -> None:
