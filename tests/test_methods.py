@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +146,14 @@ def test_a_search_ranks_once_and_decides_with_what_it_has_seen() -> None:
 def test_a_target_that_the_proof_stands_in_the_way_of_is_told() -> None:
     dense, reached = Cost(1000, 1000, 0, 0), Cost(600, 600, 0, 0)
     assert "is missed, because the proof refused" in Budget("params", 0.5).told(dense, reached)
+
+
+def test_the_page_lists_every_method_with_what_it_takes() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([^|]+ \| [^|]* \| [^|]+) \|", page, re.MULTILINE))
+    assert list(rows) == list(METHODS)
+    for name, method in METHODS.items():
+        takes, data, weights = (cell.strip() for cell in rows[name].split("|"))
+        assert takes == method.knob.replace("_", " ")
+        assert data == ("yes" if wants_data(name) else "")
+        assert weights == ("kept" if method.settings.get("keep_weights") else "drawn")
