@@ -155,6 +155,16 @@ def test_a_trained_network_for_other_classes() -> None:
     assert torch.allclose(given[kept], learned, atol=0.05), "surviving filters are those of the trained network"
 
 
+def test_options_from_a_file() -> None:
+    save(Path("net.pt"))
+    Path("learn.yaml").write_text(
+        "model: net.pt\ndata: digits\ninput: 2x1x8x8\nepochs: 1\nlr: 0.05\ndrop: [0.5]\nno_resume: true\n"
+    )
+    told = answered("learn", "--config", "learn.yaml", "--batch", "512")
+    asked = told["training"]["settings"]
+    assert (asked["epochs"], asked["rate"], asked["drops"], asked["batch"]) == (1, 0.05, [0.5], 512)
+
+
 def test_picture_folders(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     draw = np.random.default_rng(0)
