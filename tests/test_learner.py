@@ -303,7 +303,7 @@ def scaled(model: nn.Module, data: tuple[Tensor, Tensor], unscale: bool = False)
 
 
 def compiled_copy(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
-    step(torch.compile(model, backend="eager"), data)  # type: ignore[arg-type]
+    step(torch.compile(model, backend="aot_eager"), data)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("way", [accumulated, scaled, partial(scaled, unscale=True), compiled_copy])
@@ -329,6 +329,33 @@ def test_steps_that_overflowed_do_not_count() -> None:
     assert not learner.update()
     assert torch.equal(before, torch.cat(learner.saliency))
     assert learner.updates == steps
+
+
+def test_a_whole_run_with_a_grad_scaler() -> None:
+    """Its first steps overflow: the optimizer leaves them out, and so does the book."""
+    model = plain()
+    learner = StructureLearner(model, batch()[0], scope="all")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    taken = []
+    for number in range(40):
+        optimizer.zero_grad()
+        x, y = batch(seed=number)
+        scaler.scale(1024 * F.cross_entropy(model(x), y)).backward()
+        before = model.get_parameter("head.weight").detach().clone()
+        taken.append(learner.update())
+        scaler.step(optimizer)
+        scaler.update()
+        assert taken[-1] == (not torch.equal(before, model.get_parameter("head.weight")))
+    assert taken[0] is False and taken[-1] is True
+    assert learner.updates == sum(taken)
+    learner.redistribute()
+    done = learner.finish(optimizer)
+    loss = F.cross_entropy(done.module(batch()[0]), batch()[1])
+    scaler.scale(loss).backward()
+    before = done.module.get_parameter("head.weight").detach().clone()
+    scaler.step(optimizer)
+    assert not torch.equal(before, done.module.get_parameter("head.weight"))
 
 
 def test_forgotten_calls_are_named() -> None:
