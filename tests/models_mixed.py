@@ -129,3 +129,9 @@ def convolution_over_tokens() -> nn.Module:
         return s.fc(s.mix(tokens).relu())
 
     return Net(run, a=conv(3, 6), mix=nn.Conv1d(48, 5, 1), fc=nn.Linear(6, 4))
+
+
+@network({"a.weight": (6, 3, 3, 3), "c.weight": (5, 6, 1, 1)})
+def split_by_name() -> nn.Module:
+    """hsplit counts along channels; pieces of four that are cut unevenly need their sizes written down."""
+    return Net(lambda s, x: s.c(torch.cat(s.a(x).hsplit(3)[::-1], 1).relu()), a=conv(3, 12), c=conv(12, 5, 1))

@@ -118,11 +118,14 @@ def assert_applies(model: RandomNet, done: fxprune.Compiled, x: Tensor) -> None:
 
 
 def assert_trains(model: nn.Module, small: nn.Module, x: Tensor) -> None:
-    """Forward and backward in train mode, where the network itself can (an activation may write over what it needs)."""
+    """Forward and backward in train mode, where the network itself can (an activation may write over what it needs, or
+    into one piece of a split, which autograd forbids).
+    """
     try:
         _gradients(copy.deepcopy(model), x)
     except RuntimeError:
-        small.train()(x)
+        with torch.no_grad():
+            small.train()(x)
         return
     _gradients(small, x)
 

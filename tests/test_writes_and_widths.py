@@ -149,3 +149,17 @@ def test_what_rounding_can_do_is_measured_with_last_bits(dtype: torch.dtype) -> 
     one = torch.rand(1000, dtype=dtype) + 0.5
     moved = ((_Nudge()(one) - one) / one).abs()
     assert 0.3 < (moved > 0).double().mean() < 0.9 and moved.max() <= 2.1 * torch.finfo(dtype).eps
+
+
+def test_a_mask_of_true_and_false_loses_its_entries_with_the_channels() -> None:
+    mask = torch.tensor([True, False, True, True, False, False] * 2)
+    parts = {"a": nn.Conv2d(3, 12, 3), "mask": mask, "c": nn.Conv2d(6, 5, 1)}
+    net = Net(lambda s, x: s.a(x)[:, s.mask].relu(), **parts).double().eval()
+    x = torch.randn(2, 3, 8, 6, dtype=torch.float64)
+    done = fxprune.compile(net, x, keep_rate=0.5, select="random", keep_weights=True)
+    assert not done.report.refused
+    kept = done.recipe.kept
+    assert len(kept["a.weight"][0]) == 6 and torch.equal(done.module.get_buffer("mask"), mask[kept["a.weight"][0]])
+    with torch.no_grad():
+        net.c.weight.mul_(torch.tensor([float(index in kept["c.weight"][1]) for index in range(6)]).view(1, 6, 1, 1))
+        assert torch.allclose(done.module.eval()(x), net(x), rtol=0, atol=1e-12)

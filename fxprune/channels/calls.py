@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -32,6 +32,16 @@ def plain_layout(func: Any, result: Any) -> Any:
     if func._schema.name.removeprefix("aten::") not in _OWN_ORDER:
         return result
     return pytree.tree_map_only(Tensor, Tensor.contiguous, result)
+
+
+def with_places(func: Any, args: tuple[Any, ...], mask_of: Callable[[Tensor | None], Tensor | None]) -> tuple[Any, ...]:
+    """A constant mask as an index becomes its places: how many they are is known from its numbers alone."""
+    if func is not torch.ops.aten.index.Tensor:
+        return args
+    masks = [mask_of(one) for one in args[1]]
+    places = [mask if mask is None else mask.nonzero()[:, 0].to("meta") for mask in masks]
+    found = [one if place is None else place for one, place in zip(args[1], places, strict=True)]
+    return (args[0], found, *args[2:])
 
 
 def by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

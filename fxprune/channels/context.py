@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fxprune.channels.atoms import Atoms
@@ -120,6 +121,12 @@ class Context:
         name = f"{self.mode}:{self.node}"
         sizes = [(dim, size) for dim, size in enumerate(tensor.shape) if size > 1]
         return tuple(along(self.atoms.fresh(name, dim, size, "made"), dim, tensor.ndim) for dim, size in sizes)
+
+    def mask(self, index: Tensor | None) -> Tensor | None:
+        """The numbers of a constant mask over one dimension, None for any other index."""
+        values = self.values.get(self.names.get(id(index), ""))
+        plain = values is not None and values.dtype == torch.bool and values.ndim == 1 and not values.is_meta
+        return values if plain else None
 
     # -- statements -------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.channels.atoms import Atoms
-from fxprune.channels.calls import by_name, flops_of, plain_layout
+from fxprune.channels.calls import by_name, flops_of, plain_layout, with_places
 from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels
 from fxprune.channels.leaves import understood
@@ -156,7 +156,7 @@ class LabelMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, names = kwargs or {}, self.context.names
         stride = args[0].stride() if args and isinstance(args[0], Tensor) else ()
-        result = plain_layout(func, on_paper(func, args, kwargs))
+        result = plain_layout(func, on_paper(func, with_places(func, args, self.context.mask), kwargs))
         if func not in _PICKING:
             whole = (one for one in tensors_in((*args, *kwargs.values())) if not one.is_floating_point())
             self.context.numbers_used.update(names[id(one)] for one in whole if id(one) in names)

@@ -97,6 +97,10 @@ def _new(patcher: Patcher, node: fx.Node) -> None:
     _view(patcher, node)
 
 
+# Splits with the dimension in their name; of tensors with at least that many.
+_ALONG: dict[Any, int] = {"vsplit": 0, "hsplit": 1, "dsplit": 2, torch.vsplit: 0, torch.hsplit: 1, torch.dsplit: 2}
+
+
 @owns(
     "split",
     "chunk",
@@ -105,11 +109,12 @@ def _new(patcher: Patcher, node: fx.Node) -> None:
     torch.split,
     torch.chunk,
     torch.tensor_split,
+    *_ALONG,
     torch.functional.split,
 )
 def _split(patcher: Patcher, node: fx.Node) -> None:
     """Equal pieces stay as they were written as long as they are equal; otherwise the sizes are listed."""
-    dim = argument(node, 2, "dim", 0)
+    dim = _ALONG.get(node.target, argument(node, 2, "dim", 0))
     pieces = [shape[dim] for shape in patcher.wanted(node)]
     if [piece.shape[dim] for piece in _attempt(patcher, node)] == pieces:
         return

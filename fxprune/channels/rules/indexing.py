@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fxprune.channels.context import Context
-from fxprune.channels.layers import along, varying
+from fxprune.channels.layers import Labels, along, varying
 from fxprune.channels.records import Call
 from fxprune.channels.rules.moving import fold_wide
 from fxprune.channels.rules.table import freeze_everything, rule
@@ -36,6 +36,10 @@ def _pick(ctx: Context, call: Call, tensor: Tensor, dim: int, index: Tensor) -> 
         ctx.freeze_all(ctx.of(index), "an index into something else than channels")
         ctx.label(call.result, labels.layers)
         return
+    mask = ctx.mask(index)
+    if mask is not None:
+        _mask(ctx, call, labels, dim, index, mask)
+        return
     values = ctx.values.get(ctx.names.get(id(index), ""))
     if values is None or values.dtype == torch.bool or values.device.type == "meta":
         ctx.freeze_all(labels, "indexed by a tensor that is not a constant")
@@ -53,6 +57,15 @@ def _pick(ctx: Context, call: Call, tensor: Tensor, dim: int, index: Tensor) -> 
             _same_positions(ctx, claim.layer, source)
     ctx.claim("index", source, ctx.names[id(index)])
     ctx.label(call.result, layers)
+
+
+def _mask(ctx: Context, call: Call, labels: Labels, dim: int, index: Tensor, mask: Tensor) -> None:
+    """A constant mask loses its own entries together with the channels that it passes or stops."""
+    source = labels.layers_along({dim})[0]
+    for own in ctx.of(index).layers:
+        ctx.tie(own, source.reshape(-1))
+    places = mask.nonzero()[:, 0]
+    ctx.label(call.result, [one if one.shape[dim] == 1 else one.index_select(dim, places) for one in labels.layers])
 
 
 def _same_positions(ctx: Context, one: Tensor, other: Tensor) -> None:
