@@ -133,24 +133,12 @@ def learn_command(
     place = output or Path(f"{_stem(model)}-learned")
     with _run(place, force, not no_resume, checkpoint_steps, device, threads, workers, quiet) as (made, clock):
         from fxprune import cli_work
-        from fxprune.training.runs import learn
+        from fxprune.training.runs import Given, learn
 
         with shown_phases(not quiet):
             loaded, inputs = cli_work.ready(target, loading, cli_work.given_inputs(input or ()))
-        about = cli_work.about(loaded, inputs)
-        finished = made(
-            lambda run: learn(
-                loaded.module,
-                inputs,
-                data,
-                validation,
-                settings,
-                learning,
-                replace(run, classes=classes),
-                about,
-                loaded.notes,
-            )  # fmt: skip
-        )
+        given = Given(loaded.module, inputs, cli_work.about(loaded, inputs), loaded.notes)
+        finished = made(lambda run: learn(given, data, validation, settings, learning, replace(run, classes=classes)))
     _tell(finished, clock, as_json, quiet)
 
 
@@ -199,7 +187,7 @@ def _check_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(1, device=name)
+        torch.empty(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise OptionError(f"--device {name} cannot be used here: cpu can, and cuda where torch finds a GPU") from None
 

@@ -187,6 +187,7 @@ def test_picture_folders(tmp_path: Path) -> None:
         ((*LEARN, "--epochs", "3", "--structure-epochs", "4"), "at most --epochs (3)"),
         ((*LEARN, "--lr", "0"), "--lr is above 0"),
         ((*LEARN, "--device", "nowhere"), "--device nowhere cannot be used here"),
+        ((*LEARN, "--device", "meta"), "--device meta cannot be used here"),
         (("learn", "net.pt", "--input", INPUT, "--data", "nowhere"), "--data nowhere: give a folder"),
         (("learn", "net.pt", "--weights", "w.pt", "--arch", "zoo:vgg11", "--data", "digits"), "leave --arch out"),
         (("learn", "net.pt", "--input", INPUT, "--data", "digits", "--classes", "4"), "labels from 0 to 9"),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.emit.atomic import flush_entry
 from fxprune.errors import LoadError, OptionError
 
 CHECKPOINT, AT_THE_CUT = "checkpoint.pt", "structure.pt"
@@ -52,6 +53,7 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+        flush_entry(self.folder)
 
     def remove(self) -> None:
         """Start anew."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,40 +109,48 @@ def train(network: Retrained, data: str, validation: str | None, settings: Setti
         return _written(network, options, history, {}, resumed_at, emit)
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A network to begin with, as it was loaded.
+
+    network  trained in place; its last layer is replaced where the data have another number of classes
+    inputs   as for `fxprune.compile`
+    about    what report.json says first
+    notes    what loading had to decide
+    """
+
+    network: nn.Module
+    inputs: Inputs
+    about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 def learn(
-    network: nn.Module, inputs: Inputs, data: str, validation: str | None, settings: Settings, learning: LearnSettings,
-    options: RunOptions, about: Mapping[str, Any], notes: tuple[str, ...] = (),
-) -> Finished:  # fmt: skip
+    given: Given, data: str, validation: str | None, settings: Settings, learning: LearnSettings, options: RunOptions
+) -> Finished:
     """Learn the widths of a network while it trains, cut it, train on. Writes the artefacts of the compact network.
 
-    network     trained in place; its last layer is replaced where the data have another number of classes
-    inputs      as for `fxprune.compile`
-    about       what report.json says first
-    notes       what loading had to decide
-    data, validation, settings  as for `train`
-
-    Raises what `train` does, and what StructureLearner does.
+    Arguments are as for `train`, and see `Given` and `LearnSettings`. Raises what `train` does, and what
+    StructureLearner does.
     """
     options.check()
     learning.longest(settings.epochs)
+    network, inputs, notes = given.network, given.inputs, given.notes
+    asked = Asked(settings, learning, torch.device(options.device), options.workers)
     with alone_in(options.output), own_randomness(settings.seed):
         classes = options.classes or classes_in(data) or classes_of(network, inputs)
         if classes != classes_of(network, inputs):
             notes += (replace_head(network, inputs, classes),)
         found = run_data(data, validation, inputs, classes, settings)
         keeping = options.keeping({**_identity("learn", settings, network, found), **asdict(learning)})
-        run = Learning(
-            network, inputs, found.parts, Asked(settings, learning, torch.device(options.device), options.workers)
-        )
+        run = Learning(network, inputs, found.parts, asked)
         resumed_at = run.restore(keeping.checkpoints)
         with phase("train"):
             done = run.run(keeping)
         done.module.cpu()
-        notes += run.notes()
-        done = replace(done, report=replace(done.report, notes=(*notes, *done.report.notes)))
+        done = replace(done, report=replace(done.report, notes=(*notes, *run.notes(), *done.report.notes)))
         history = {**run.told(), **found.told(), "epochs": run.training.history}
-        finished = _written(done, options, history, about, resumed_at)
-    return replace(finished, compiled=done)
+        return replace(_written(done, options, history, given.about, resumed_at), compiled=done)
 
 
 _EMITTED = {"onnx": "model.onnx", "source": "model.py", "weights": "model.safetensors"}
