@@ -138,6 +138,14 @@ CALLS = {
         b"ctorch.nn.modules.linear\nIdentity\n)\x81cargparse\nNamespace\n)\x81}" + text("keys") + COUNTING + b"sbb.",
         "a state that is no plain data",
     ),
+    "as the keys of an ordered state": (
+        b"ctorch.nn.modules.linear\nIdentity\n)\x81ccollections\nOrderedDict\n)R}" + text("keys") + COUNTING + b"sbb.",
+        "replaces 'keys' of collections.OrderedDict",
+    ),
+    "as the name of an attribute, disguised": (
+        b"cshop\nSettling\n)\x81}c_codecs\nencode\n" + text("frggyr") + text("rot13") + b"\x86R" + COUNTING + b"sb.",
+        "makes text that cannot be read beforehand",
+    ),
     "by arguments of __new__": (b"cshop\nEager\nK\x01\x85\x81.", r"makes shop\.Eager from arguments"),
 }  # fmt: skip
 
@@ -183,6 +191,25 @@ CHANGES = {
         b"ctorch._utils\n_rebuild_parameter_with_state\n(N\x89}N}" + text("detach") + COUNTING + b"s\x86tR.",
         "replaces 'detach' of a tensor",
     ),
+    "method of a tensor that is rebuilt": (
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_parameter_with_state\nctorch\nTensor\n"
+        b"(N\x89}}" + text("detach") + COUNTING + b"st}tR.",
+        "replaces 'detach' of a tensor",
+    ),
+    "items of every ordered dictionary": (
+        b"ccollections\nCounter\n)R}" + text("most_common") + COUNTING + b"sb.",
+        "replaces 'most_common' of collections.Counter",
+    ),
+    "attributes without a name": (b"ctorch.nn.modules.linear\nIdentity\n)\x81}K\x01K\x02sb.", "names are no text"),
+    "a set of as many numbers as it likes": (
+        b"cbuiltins\nfrozenset\ncbuiltins\nrange\nJ\xff\xff\xff\x7f\x85R\x85R.",
+        "makes builtins.frozenset from something other than its items",
+    ),
+    "as many bytes as it likes": (b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", "makes builtins.bytearray from"),
+    "a key that is deep": (b"}N" + b"\x85" * 2000 + b"Ns.", "a key of very many parts"),
+    "a key that is wide inside": (b"}N" + b"q\x00h\x00\x86" * 30 + b"Ns.", "a key of very many parts"),
+    "a set of deep keys": (b"cbuiltins\nset\n]N" + b"\x85" * 2000 + b"a\x85R.", "a key of very many parts"),
+    "a tensor of any size": (b"ctorch\nFloatTensor\nK\x01\x85R.", r"calls torch\.FloatTensor"),
     "a function": (b"ctorch.nn.functional\nrelu\n}" + text("x") + b"K\x01sb.", "changes what is no layer or record"),
     "a tensor": (b"ctorch._utils\n_rebuild_parameter\n(N\x89}tR}b.", "changes what is no layer or record"),
     "an activation function's turn": (b"ctorch.nn.functional\nrelu\nN\x85R.", r"calls torch\.nn\.functional\.relu"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,7 +24,13 @@ from fxprune.capture.trust import OTHERWISE, PLAIN
 from fxprune.errors import UntrustedError
 
 _FROM_TYPE, _WITH_STATE = "torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_parameter_with_state"
-_DICTIONARIES = ("collections.OrderedDict", "collections.Counter")
+_ENCODE = "_codecs.encode"
+_DICTIONARIES = {"collections.OrderedDict": OrderedDict, "collections.Counter": Counter}
+_COLLECTIONS = {*_DICTIONARIES, "builtins.bytearray", "builtins.frozenset", "builtins.set", "torch.Size"}
+# Of the functions and classes that torch's unpickler knows by itself, those that torch.save uses.
+_CALLED = {*_COLLECTIONS, _ENCODE, _FROM_TYPE, "builtins.complex", "torch.device", "torch.serialization._get_layout"}
+_REBUILDS = "torch._utils._rebuild_"
+_LARGEST_KEY = 1000  # parts of a key: how often hashing looks at one
 _NUMBER = re.compile(r"[biufc][0-9]{1,2}")
 _LISTED = 3  # names in a message
 
@@ -78,20 +85,30 @@ class _Rules:
         if type(arguments) is not tuple:
             raise ValueError("arguments are no tuple")
         name = function.name
-        if name in self.allowed and name not in PLAIN and not _is(self.allowed[name], Enum):
+        if not self._may_be_called(name):
             raise _UnusualError(f"calls {name}")
+        if name in _COLLECTIONS:
+            _check_contents(name, arguments)
+        if name == _ENCODE and arguments[1:] not in (("latin1",), ("latin-1",)):
+            raise _UnusualError("makes text that cannot be read beforehand")
         if name == "numpy.dtype" and not (isinstance(arguments[0], str) and _NUMBER.fullmatch(arguments[0])):
             raise _UnusualError("makes a numpy type that is no number")
         if name in (_FROM_TYPE, _WITH_STATE):
             self._tensor_with_attributes(name, arguments)
         return Made("" if arguments and name in _DICTIONARIES else name)  # of those, all items are to be known
 
+    def _may_be_called(self, name: str) -> bool:
+        if name in self.allowed:
+            return name in PLAIN or _is(self.allowed[name], Enum)
+        return name in _CALLED or name.startswith(_REBUILDS)
+
     def _tensor_with_attributes(self, name: str, arguments: tuple[Any, ...]) -> None:
         first, state = arguments[0], arguments[3]
-        if name == _FROM_TYPE and not (isinstance(first, Named) and first.name.startswith("torch._utils._rebuild_")):
-            raise _UnusualError("calls something other than torch's functions that rebuild a tensor")
-        attributes = [key for part in (state if type(state) is tuple else (state,)) for key in _keys(part)]
-        hidden = [key for key in attributes if not isinstance(key, str) or hasattr(Tensor, key)]
+        if name == _FROM_TYPE:
+            if not (isinstance(first, Named) and first.name.startswith(_REBUILDS)):
+                raise _UnusualError("calls something other than torch's functions that rebuild a tensor")
+            self.call(first, arguments[2])
+        hidden = [key for key in _names(state) if hasattr(Tensor, key)]
         if hidden:
             raise _UnusualError(f"replaces {_listed(hidden)} of a tensor")
 
@@ -118,22 +135,25 @@ class _Rules:
             raise _UnusualError("changes a numpy type")
         if _is(kind, nn.Module):
             _check_layer(kind, made.name, state)
-        elif type(state) is tuple and len(state) == 2 and any(str(key).startswith("__") for key in _keys(state[1])):
+        elif made.name in _DICTIONARIES:
+            hidden = [key for key in _names(state) if hasattr(_DICTIONARIES[made.name], key)]
+            if hidden:
+                raise _UnusualError(f"replaces {_listed(hidden)} of {made.name}")
+        elif type(state) is tuple and len(state) == 2 and any(key.startswith("__") for key in _names(state)):
             raise _UnusualError(f"replaces what {made.name} is")  # by its __class__: slots are set one by one
 
 
 def _check_layer(kind: Any, name: str, state: object) -> None:
     """A __setstate__ of the class's own may call its methods, and attributes go before methods. torch's call none."""
-    if kind.__setstate__.__module__.startswith("torch.nn.modules."):
-        _keys(state)
-    else:
+    _names(state)
+    if not kind.__setstate__.__module__.startswith("torch.nn.modules."):
         _check_hidden(kind, name, state if isinstance(state, dict) else getattr(state, "items", {}))
     if issubclass(kind, nn.RNNBase):
         _check_recurrent(state)
 
 
 def _check_hidden(kind: type, name: str, state: dict[Any, Any]) -> None:
-    callables = [key for key, value in state.items() if isinstance(value, Made | Named) and isinstance(key, str)]
+    callables = [key for key, value in state.items() if isinstance(value, Made | Named)]
     hidden = [key for key in callables if key != "forward" and callable(getattr(kind, key, None))]
     if hidden:
         raise _UnusualError(f"replaces {_listed(hidden)} of {name}")
@@ -154,6 +174,35 @@ def _is_plain_number(state: object) -> bool:
     """What numpy says about a type of numbers: anything else there would be about records and objects."""
     known = type(state) is tuple and len(state) == 8 and state[1] in ("<", ">", "=", "|")
     return known and (*state[:1], *state[2:]) == (3, None, None, None, -1, -1, 0)  # type: ignore[index]
+
+
+def _check_contents(name: str, arguments: tuple[Any, ...]) -> None:
+    """A collection is made from things that the file lists: a number or a range would be a size of its choice."""
+    for one in arguments:
+        if type(one) not in (dict, list, str, tuple) and not (isinstance(one, Made) and one.name == _ENCODE):
+            raise _UnusualError(f"makes {name} from something other than its items")
+        for part in one if isinstance(one, dict | list | tuple) else ():
+            _check_key(part)
+
+
+def _check_key(key: object) -> None:
+    """Hashing takes a tuple apart down to its last part, however deep that is and however often one occurs."""
+    parts, seen = [key], 0
+    while parts:
+        part = parts.pop()
+        seen += 1
+        if type(part) is tuple:
+            parts += part[:_LARGEST_KEY]
+        if seen + len(parts) > _LARGEST_KEY:
+            raise _UnusualError("makes a key of very many parts")
+
+
+def _names(state: object) -> list[str]:
+    """Attributes that a state sets, or a pair of states."""
+    found = [key for part in (state if type(state) is tuple else (state,)) for key in _keys(part)]
+    if not all(type(key) is str for key in found):
+        raise _UnusualError("sets attributes whose names are no text")
+    return found
 
 
 def _keys(state: object) -> list[Any]:
@@ -244,6 +293,8 @@ class _Machine:
             target = target.items
         if type(target) is not dict:
             raise TypeError("no dictionary to put into")
+        for key in items[::2]:
+            _check_key(key)
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def reduce(self, _: Any) -> None:

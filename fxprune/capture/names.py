@@ -19,20 +19,6 @@ from fxprune.errors import CaptureError, LoadError
 from fxprune.program import NO_TENSORS
 
 _REGISTRIES = {"_modules": "module", "_parameters": "parameter", "_buffers": "buffer"}
-_CALLED = {
-    *("_apply", "_call_impl", "_get_name", "_named_members", "_save_to_state_dict", "_wrapped_call_impl", "buffers"),
-    *(
-        "children",
-        "eval",
-        "get_buffer",
-        "get_parameter",
-        "get_submodule",
-        "load_state_dict",
-        "modules",
-        "named_buffers",
-    ),
-    *("named_children", "named_modules", "named_parameters", "parameters", "state_dict", "train"),
-}
 _PLAIN = re.compile("[A-Za-z0-9_-]+")
 
 
@@ -51,18 +37,24 @@ def check_names(module: nn.Module) -> None:
 
 
 def check_methods(module: nn.Module) -> None:
-    """Raise LoadError when an attribute stands in the place of a method that fxprune calls.
+    """Raise LoadError when an attribute stands in the place of a method: of one of nn.Module's, or one to be called.
 
     In a module that came from a file, `module.parameters()` would call what the file put there. `forward` is the
     network's own affair. For modules that have passed `check_names`.
     """
     for path, owner in _owners(module):
-        hidden = sorted(_CALLED & set(vars(owner)))
+        hidden = sorted(name for name, value in vars(owner).items() if _stands_for_method(owner, name, value))
         if hidden:
             where = f"in {path}" if path else "at the top of the network"
             raise LoadError(
                 f"the attribute {hidden[0]!r} {where} stands in the place of a method: rename it, save again"
             )
+
+
+def _stands_for_method(owner: object, name: str, value: object) -> bool:
+    if name == "forward" or not callable(getattr(type(owner), name, None)):
+        return False
+    return callable(value) or (name != "type" and hasattr(nn.Module, name))  # detectors call a layer's kind its type
 
 
 def _owners(module: nn.Module) -> Iterator[tuple[str, object]]:
