@@ -76,6 +76,8 @@ def test_page(small: None) -> None:
     networks = [Network(f"timm:{name}", "small", 1000, True) for name in ("good", "bad", "late")]
     known = {"timm:good": record("timm:good"), "timm:bad": record("timm:bad")}
     known["timm:bad"] |= {"status": "wrong", "faults": ["exact: differs | badly"]}
+    known["timm:good"]["commit"] = "1234567"
     text = page(networks, known)
+    assert "Run at commit: 1234567 (1), earlier ones (1)." in text
     assert "| timm | 2 of 3 | 1 | 1 | 2 | 100.00% of 2 |" in text
     assert "| timm:bad | wrong | exact: differs / badly |" in text and "late" not in text

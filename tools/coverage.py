@@ -18,6 +18,7 @@ import fnmatch
 import json
 import multiprocessing as mp
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -48,8 +49,9 @@ def main() -> int:
         todo = [one for one in chosen if wanted(one, chosen, done, options)]
         todo.sort(key=lambda one: one.parameters)
         print(f"{len(todo)} of {len(chosen)} networks to run", file=sys.stderr, flush=True)
+        engine = commit()
         for record in results(todo, chosen, options):
-            append(record)
+            append(record | {"commit": engine})
             print(line(record), flush=True)
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(chosen, known()), "utf-8")
@@ -68,6 +70,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sparsity", type=float, action="append", help="repeatable (default: 0.9)")
     parser.add_argument("--onnx", type=int, default=0, metavar="N", help="export the N smallest too")
     return parser.parse_args()
+
+
+def commit() -> str:
+    """Of the checkout that runs; with a + when files in it have been changed since."""
+    name = subprocess.run(
+        ["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "fxprune", "passes"], cwd=ROOT, check=False)
+    return name.stdout.strip() + "+" * bool(changed.returncode)
 
 
 def known() -> dict[str, dict[str, Any]]:

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from coverage_networks import NoDraws
-from coverage_oracle import kept_channels_only, query_rows_too
+from coverage_oracle import kept_channels_only, references
 from families import conv_share, conv_weights, prunable, randomise
-from family_oracle import oracle, relative
+from family_oracle import relative
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -192,10 +192,8 @@ def _compared(dense: nn.Module, done: fxprune.Compiled, shape: tuple[int, ...]) 
     """
     x = pictures(shape, 2, torch.float64)
     found = done.module.eval()
-    references = {"oracle": oracle(dense, done.recipe)}
-    references["oracle, queries"] = query_rows_too(references["oracle"], done.recipe)
     errors = {}
-    for name, reference in references.items():
+    for name, reference in references(dense, done.recipe):
         errors[name] = _gap(reference, found, x)
         if errors[name] > EXACT and done.report.approximate:
             with kept_channels_only(reference, done.recipe):

@@ -9,11 +9,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from family_oracle import columns, oracle
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.program import named_tensors
 from fxprune.recipe import Recipe
+
+
+def references(dense: nn.Module, recipe: Recipe) -> Iterator[tuple[str, nn.Module]]:
+    """(name, what the cut network may have to equal), each right for networks of one kind."""
+    zeroed = oracle(dense, recipe)
+    yield "oracle", zeroed
+    yield "oracle, queries", query_rows_too(zeroed, recipe)
+    yield "oracle, computed weights", columns_at_calls(dense, recipe)
 
 
 def query_rows_too(zeroed: nn.Module, recipe: Recipe) -> nn.Module:
@@ -32,6 +41,36 @@ def query_rows_too(zeroed: nn.Module, recipe: Recipe) -> nn.Module:
                     if tensor is not None:
                         tensor[gone] = 0
     return silent
+
+
+def columns_at_calls(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """The dense network whose layers drop removed columns when they are called, not before: for weights that are
+    computed from parameters at each call, as standardised ones are, over all columns.
+    """
+    twin = copy.deepcopy(model).eval()
+    for path, part in twin.named_modules():
+        if isinstance(part, nn.modules.conv._ConvNd | nn.Linear):
+            mode = _Dropping(columns(f"{path}.weight", part, recipe))
+            part.forward = mode.around(part.forward)
+    return twin
+
+
+class _Dropping(TorchFunctionMode):
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def around(self, forward: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return forward(*args, **kwargs)
+
+        return run
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _SUMMING and len(args) > 1 and args[1].shape == self.mask.shape:
+            args = (args[0], args[1] * self.mask, *args[2:])
+        return func(*args, **kwargs or {})
 
 
 @contextmanager
@@ -69,6 +108,7 @@ class _OverKept(TorchFunctionMode):
         return torch.zeros_like(x).index_copy(dim, kept, func(**few))
 
 
+_SUMMING = {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear}
 _LAYER = ("input", "normalized_shape", "weight", "bias", "eps")
 _GROUP = ("input", "num_groups", "weight", "bias", "eps")
 _RMS = ("input", "normalized_shape", "weight", "eps")

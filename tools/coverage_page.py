@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -27,6 +28,7 @@ and random statistics, and is compiled twice.
 * **exact**: every group loses half of its channels at random, weights stay, float64, no proof. The number is the
   largest relative difference from the network's own module in which the consumers' columns of removed channels are
   zero. `kept` means that normalisations over channels see the kept ones only, as the report says (`approximate`);
+  `computed weights` that columns are dropped when a layer is called, because its weight is made from its parameters;
   `queries` that queries and keys are silent too, because they meet outside of layers; `proof` that only the engine's
   own reference can show a statistic outside of layers the kept channels.
 * **training**: compiled at 90 % sparsity with the proof on, one forward pass and one training step with finite
@@ -45,7 +47,13 @@ def _summary(chosen: list[Network], rows: list[tuple[Network, Record]]) -> str:
         mine = [row for row in rows if (row[0].module == kind if kind else row[0].spec.startswith("timm:"))]
         total = sum(one.module == kind if kind else one.spec.startswith("timm:") for one in chosen)
         lines.append(_summary_line(title, mine, total))
-    return "## Summary\n\n" + "\n".join(lines)
+    return "## Summary\n\n" + "\n".join(lines) + f"\n\n{_engines(rows)}"
+
+
+def _engines(rows: list[tuple[Network, Record]]) -> str:
+    """Which commits the records are of: a sweep takes hours, and a mended network is run again alone."""
+    counts = Counter(record.get("commit", "earlier ones") for _, record in rows)
+    return f"Run at commit: {', '.join(f'{name} ({number})' for name, number in counts.most_common())}."
 
 
 def _summary_line(title: str, rows: list[tuple[Network, Record]], total: int) -> str:
