@@ -113,6 +113,12 @@ def pickled(value: object) -> bytes:
     return stream.getvalue()
 
 
+def of_protocol_4() -> bytes:
+    stream = io.BytesIO()
+    torch.save(nn.ReLU(), stream, pickle_protocol=4)
+    return stream.getvalue()
+
+
 def legacy(value: object) -> bytes:
     stream = io.BytesIO()
     torch.save(value, stream, _use_new_zipfile_serialization=False)
@@ -146,6 +152,7 @@ NO_NETWORKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "truncated": ("net.pt", lambda: pickled(nn.Conv2d(3, 4, 3))[:-300], "is truncated or damaged"),
     "start of a zip": ("net.pt", lambda: b"PK\x03\x04" + bytes(300), "is truncated or damaged"),
     "zip of the future": ("net.pt", of_the_future, "is truncated or damaged"),
+    "protocol 4": ("net.pt", of_protocol_4, "has pickle protocol 4: save it again"),
     "text": ("net.py", lambda: b"import torch", "is not a file that torch.save wrote"),
     "another zip": ("net.zip", zipped, "not one that torch.save wrote"),
     "state dict": ("net.pth", lambda: pickled(nn.Linear(2, 2).state_dict()), "--arch"),
@@ -217,6 +224,13 @@ def test_hollow_network_is_found_by_the_check_of_names(folder: Path) -> None:
     write_pickle(Path("net.pt"), b"ctorch.nn.modules.linear\nIdentity\n)\x81.")
     with pytest.raises(CaptureError, match="not a module that has been set up"):
         check_names(load_file("net.pt").module)
+
+
+def test_loading_warns_of_nothing(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Lines on stderr are for errors; torch warns of every protocol but its own."""
+    torch.save(nn.ReLU(), "net.pt", pickle_protocol=3)
+    assert type(load_file("net.pt").module) is nn.ReLU
+    assert not recwarn.list
 
 
 def test_hollow_wrapper_is_no_network(folder: Path) -> None:

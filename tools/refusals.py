@@ -123,14 +123,14 @@ def tried(case: Case, fxprune: list[str], folder: Path) -> Row:
 
 
 def killed(fxprune: list[str], folder: Path, draw: random.Random, count: int) -> Iterator[Row]:
-    """Sound runs, killed at moments from their start to shortly after their usual end."""
+    """Sound runs, killed at moments from their start to after their usual end."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     with contextlib.chdir(folder):
         usual = ask([*fxprune, *SOUND])
         yield whole_or_nothing("a sound run", usual, fxprune, must=True)
         for number in range(1, count + 1):
-            moment = draw.uniform(0.1, 1.2) * usual.seconds
+            moment = draw.uniform(0.2, 1.5) * usual.seconds
             process = subprocess.Popen([*fxprune, *SOUND], env={**os.environ, "PYTHONPATH": str(ROOT)})
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(moment)

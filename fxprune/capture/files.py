@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -148,15 +149,11 @@ def _unpickle(file: Path, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
     trust = Trust(options.trust)
     if options.allow_pickle:
         return unpickle_unrestricted(file, trust)
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        pickled = torch._C.PyTorchFileReader(str(file)).get_record("data.pkl")
-    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
-        raise LoadError(f"{file} is damaged or not a pickle that torch.save wrote") from error
+    pickled, names = _pickle_in(file)
     allowed = allowed_globals(names, trust, str(file))
     try:
         check_instructions(pickled, {name: value for value, name in allowed}, str(file))
-        with torch.serialization.safe_globals([*allowed]):
+        with torch.serialization.safe_globals([*allowed]), warnings.catch_warnings(action="ignore"):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except UntrustedError:
         raise
@@ -166,6 +163,19 @@ def _unpickle(file: Path, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
             f"{file} is damaged, or was saved with an incompatible version of torch or of the network's package{detail}"
         ) from error
     return found, trust.notes()
+
+
+def _pickle_in(file: Path) -> tuple[bytes, list[str]]:
+    """The pickle, and the names in it that torch does not know as harmless. Raises LoadError."""
+    try:
+        pickled = torch._C.PyTorchFileReader(str(file)).get_record("data.pkl")
+        if pickled[:1] == b"\x80" and pickled[1] in (4, 5):
+            raise LoadError(f"{file} has pickle protocol {pickled[1]}: save it again without pickle_protocol")
+        return pickled, torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except LoadError:
+        raise
+    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
+        raise LoadError(f"{file} is damaged or not a pickle that torch.save wrote") from error
 
 
 def _read_exported(file: Path, options: LoadOptions) -> tuple[ExportedNetwork, tuple[str, ...]]:
