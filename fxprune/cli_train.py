@@ -33,11 +33,11 @@ def train_command(
     batch: own.BatchSize = 128,
     lr: own.Rate = 0.1,
     drop: own.TrainDrops = None,
-    momentum: own.Momentum = 0.9,
+    momentum: own.Momentum = None,
     weight_decay: own.WeightDecay = 1e-4,
     optimizer: own.Optimizer = "sgd",
     augment: own.Augment = "none",
-    held_out: own.HeldOut = 0.1,
+    held_out: own.HeldOut = None,
     seed: own.TrainSeed = 0,
     no_resume: own.NoResume = False,
     checkpoint_steps: own.CheckpointSteps = None,
@@ -56,9 +56,11 @@ def train_command(
 
     fxprune train model-fxprune --data pictures
     """
+    _check_belonging(data, validation, optimizer, momentum, held_out, workers)
     settings = Settings(
-        epochs, batch, lr, tuple(drop or HALVES), momentum, weight_decay, optimizer, augment, held_out, seed
-    )
+        epochs, batch, lr, tuple(drop or HALVES), _or(momentum, 0.9), weight_decay, optimizer, augment,
+        _or(held_out, 0.1), seed,
+    )  # fmt: skip
     place = output or Path(f"{folder.resolve().name}-trained")
     with _run(place, force, not no_resume, checkpoint_steps, device, threads, workers, quiet) as (made, clock):
         from fxprune.training.retrained import open_folder
@@ -89,11 +91,11 @@ def learn_command(
     batch: own.BatchSize = 128,
     lr: own.Rate = 0.1,
     drop: own.LearnDrops = None,
-    momentum: own.Momentum = 0.9,
+    momentum: own.Momentum = None,
     weight_decay: own.WeightDecay = 1e-4,
     optimizer: own.Optimizer = "sgd",
     augment: own.Augment = "none",
-    held_out: own.HeldOut = 0.1,
+    held_out: own.HeldOut = None,
     seed: own.TrainSeed = 0,
     input: options.Input = None,
     arch: options.Arch = None,
@@ -115,9 +117,11 @@ def learn_command(
 
     fxprune learn torchvision:resnet18 --weights resnet18.pt --data pictures
     """
+    _check_belonging(data, validation, optimizer, momentum, held_out, workers)
     settings = Settings(
-        epochs, batch, lr, tuple(drop or THIRDS), momentum, weight_decay, optimizer, augment, held_out, seed
-    )
+        epochs, batch, lr, tuple(drop or THIRDS), _or(momentum, 0.9), weight_decay, optimizer, augment,
+        _or(held_out, 0.1), seed,
+    )  # fmt: skip
     learning = LearnSettings(
         keep_rate,
         scope,
@@ -137,9 +141,27 @@ def learn_command(
 
         with shown_phases(not quiet):
             loaded, inputs = cli_work.ready(target, loading, cli_work.given_inputs(input or ()))
-        given = Given(loaded.module, inputs, cli_work.about(loaded, inputs), loaded.notes)
+        about = cli_work.about(loaded, inputs)
+        given = Given(loaded.module, inputs, about, loaded.notes, trained=not loaded.fresh)
         finished = made(lambda run: learn(given, data, validation, settings, learning, replace(run, classes=classes)))
     _tell(finished, clock, as_json, quiet)
+
+
+def _or(given: float | None, usual: float) -> float:
+    return usual if given is None else given
+
+
+def _check_belonging(
+    data: str, validation: str | None, optimizer: str, momentum: float | None, held_out: float | None, workers: int
+) -> None:
+    """Raise OptionError for an option that would have no effect."""
+    for given, option, reason in (
+        (momentum is not None and optimizer != "sgd", "--momentum", f"with --optimizer {optimizer}"),
+        (held_out is not None and validation is not None, "--held-out", "with --validation"),
+        (workers and not any(Path(one).is_dir() for one in (data, validation or data)), "--workers", "on such data"),
+    ):
+        if given:
+            raise OptionError(f"{option} has no effect {reason}: leave it out")
 
 
 def _target(model: str, weights: Path | None, loading: LoadOptions) -> tuple[str, LoadOptions]:

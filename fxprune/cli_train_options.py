@@ -47,7 +47,7 @@ Rate = Annotated[float, option("Learning rate at the start.", _HOW, "--lr", meta
 _DROP = "Part of the training after which the learning rate is divided by ten; repeatable."
 TrainDrops = Annotated[list[float] | None, option(_DROP, _HOW, "--drop", metavar="P", default="0.5 and 0.75")]
 LearnDrops = Annotated[list[float] | None, option(_DROP, _HOW, "--drop", metavar="P", default="each third")]
-Momentum = Annotated[float, option("Of SGD.", _HOW, metavar="M", default="0.9")]
+Momentum = Annotated[float | None, option("Of SGD.", _HOW, metavar="M", default="0.9")]
 WeightDecay = Annotated[float, option("Weight decay.", _HOW, metavar="W", default="0.0001")]
 Optimizer = Annotated[Literal["sgd", "adamw"], option("sgd or adamw.", _HOW, metavar="NAME", default="sgd")]
 Augment = Annotated[
@@ -59,7 +59,7 @@ Augment = Annotated[
         default="none",
     ),
 ]
-HeldOut = Annotated[float, option("Part of the data kept for validation.", _HOW, metavar="P", default="0.1")]
+HeldOut = Annotated[float | None, option("Part of the data kept for validation.", _HOW, metavar="P", default="0.1")]
 TrainSeed = Annotated[int, option("Seed of everything that is drawn.", _HOW, "--seed", metavar="N", default="0")]
 
 ChannelRate = Annotated[

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fxprune.capture.inputs import run_on_meta
-from fxprune.errors import OptionError
+from fxprune.errors import OptionError, first_line
 from fxprune.program import Inputs
 from fxprune.quiet import quiet
 from fxprune.saliency.trial import Data, first_tensor
@@ -80,16 +80,26 @@ def labelled(source: str, model: nn.Module, inputs: Inputs, batch: int, seed: in
 
 
 def classes_in(source: str) -> int | None:
-    """Number of classes that the labels of a source speak of; None for noise, which fits any. Raises OptionError."""
+    """Number of classes that a source has: of an .npz file at least so many; None for noise, which fits any number.
+    Raises OptionError.
+    """
     path = Path(source)
     if source in _CLASSES:
         return _CLASSES[source]
     if path.is_dir():
-        return sum(entry.is_dir() for entry in path.iterdir())
+        return len(class_names(source))
     if path.suffix == ".npz" and path.is_file():
         labels = _archive(path)["y"]
         return int(labels.max()) + 1 if labels.size and labels.dtype.kind in "iu" else None
     raise _unknown(source)
+
+
+def class_names(source: str) -> list[str]:
+    """Names of the classes of a folder of pictures, in the order of their labels; none for any other source."""
+    path = Path(source)
+    if source in _CLASSES or not path.is_dir():
+        return []
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def loader(data: Dataset[Any], batch: int, seed: int) -> DataLoader[Any]:
@@ -156,8 +166,11 @@ def _checked(found: tuple[Tensor, Tensor], classes: int, source: str) -> TensorD
 
 
 def _folder(path: Path, shape: Shape, classes: int) -> Dataset[Any]:
-    kinds = sorted(entry for entry in path.iterdir() if entry.is_dir())
+    kinds = [path / name for name in class_names(str(path))]
     files = [(file, k) for k, kind in enumerate(kinds) for file in sorted(kind.iterdir()) if _is_picture(file)]
+    empty = [kind for k, kind in enumerate(kinds) if all(label != k for _, label in files)]
+    if files and empty:
+        raise OptionError(f"{empty[0]} holds no pictures, and each folder in {path} is a class")
     if not files:
         raise OptionError(
             f"{path} holds no pictures: one folder for each class is wanted, with {', '.join(sorted(_PICTURES))}"
@@ -192,7 +205,7 @@ class Pictures(Dataset[Any]):
         try:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB").resize((width, height)))
-        except OSError as error:
-            raise OptionError(f"{path} is not a picture that can be read: {error}") from error
+        except Exception as error:  # decoders fail in as many ways as there are formats
+            raise OptionError(f"{path} is not a picture that can be read: {first_line(error)}") from error
         planes = torch.from_numpy(pixels.copy()).float().reshape(height, width, -1).permute(2, 0, 1)
         return (planes / 255 - _MIDDLE) / _MIDDLE, label

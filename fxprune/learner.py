@@ -66,9 +66,10 @@ class StructureLearner:
     max_epochs      redistributions after which `converged` holds in any case, with a warning
     only, ignore    shell patterns of module names, as for `compile`
 
-    Works with gradient accumulation (call `update` once a step), with a GradScaler (before or after unscaling: only
-    ratios within a layer count; steps whose gradients overflowed are skipped), with a torch.compile'd copy of the model
-    (build the learner on the model itself) and under torch.distributed, where saliencies are summed over the ranks.
+    Groups whose parameters are frozen (requires_grad is False) keep their widths; `left_out` lists them. Works with
+    gradient accumulation (call `update` once a step), with a GradScaler (before or after unscaling: only ratios within
+    a layer count; steps whose gradients overflowed are skipped), with a torch.compile'd copy of the model (build the
+    learner on the model itself) and under torch.distributed, where saliencies are summed over the ranks.
 
     Raises OptionError, CaptureError, and NothingPrunableError when the scope is empty.
     """
@@ -89,10 +90,13 @@ class StructureLearner:
             manager = PassManager(finding_passes(self.options), (), {})
             self._program = manager.run(capture(model, example_inputs, trial=first_walk(self.options.inexact)))
         self._couplings = self._program.fact(Couplings)
-        self.groups: tuple[ChannelGroup, ...] = tuple(groups_in(self._program, scope))
+        found = tuple(groups_in(self._program, scope))
+        self.groups, self.left_out = _with_gradients(self._couplings, found, dict(model.named_parameters()))
         if not self.groups:
+            frozen = "; the others are frozen (requires_grad is False)" if self.left_out else ""
             raise NothingPrunableError(
-                f"no group of channels lies in scope {scope!r} of this network; scope='all' takes residual streams too"
+                f"no group of channels lies in scope {scope!r} of this network{frozen}; scope='all' takes residual "
+                "streams too"
             )
         self._sites = find_sites(self._couplings, self.groups)
         self.limits = [group.width for group in self.groups]
@@ -161,7 +165,10 @@ class StructureLearner:
             manager = PassManager(cutting_passes(replace(self.options, proof=proof)), (), {})
             small = manager.run(program)
         asked = asdict(self.options) | {"scope": self.scope, "mode": self.mode, "epochs": len(self.history)}
-        notes = (f"widths were learned in {len(self.history)} epochs of {self.updates} steps in all",)
+        notes: tuple[str, ...] = (f"widths were learned in {len(self.history)} epochs of {self.updates} steps in all",)
+        if self.left_out:
+            names = ", ".join(group.producers[0].removesuffix(".weight") for group in self.left_out[:3])
+            notes += (f"frozen weights keep their widths ({len(self.left_out)} groups: {names})",)
         done = finished(program, small, asked, manager.seconds, notes)
         if optimizer is not None:
             cut_optimizer(optimizer, self.model, done.module, done.recipe)
@@ -201,6 +208,19 @@ class StructureLearner:
         self.history = [Epoch(tuple(one["widths"]), one["change"]) for one in state["history"]]
         self.updates = state["updates"]
         self._saliency.running = state["saliency"].clone()
+
+
+def _with_gradients(
+    couplings: Couplings, groups: Sequence[ChannelGroup], parameters: Mapping[str, Tensor]
+) -> tuple[tuple[ChannelGroup, ...], tuple[ChannelGroup, ...]]:
+    """(groups whose saliency can be read, groups with a frozen parameter where it would be)."""
+    owner = np.repeat(np.arange(len(groups) + 1), [*(group.width for group in groups), 1])
+    frozen: set[int] = set()
+    for site in find_sites(couplings, groups) if groups else ():
+        if not parameters[site.parameter].requires_grad:
+            frozen.update(owner[site.slots.numpy()].tolist())
+    kept = tuple(group for number, group in enumerate(groups) if number not in frozen)
+    return kept, tuple(group for number, group in enumerate(groups) if number in frozen)
 
 
 class _Saliency:

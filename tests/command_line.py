@@ -20,4 +20,4 @@ def refused(result: Result, *words: str, status: int = 2) -> None:
     assert result.stderr.count("\n") == 1 and result.stderr.endswith("\n"), result.stderr
     assert result.stderr.startswith("error: ")
     for word in words:
-        assert word in result.stderr
+        assert word in result.stderr, result.stderr

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fxprune.data import loader, open_data
+from fxprune.data import class_names, classes_in, loader, open_data
 from fxprune.errors import OptionError
 
 
@@ -50,6 +50,19 @@ def test_digits_are_real() -> None:
     data = open_data("digits", (1, 8, 8), 10)
     assert len(data) == 1797  # type: ignore[arg-type]
     assert -1 <= float(data[0][0].min()) < float(data[0][0].max()) <= 1
+
+
+def test_folders_of_classes(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for kind in (".hidden", "cats", "dogs"):
+        (tmp_path / kind).mkdir()
+        image.new("L", (8, 8)).save(tmp_path / kind / "1.png")
+    assert (class_names(str(tmp_path)), classes_in(str(tmp_path))) == (["cats", "dogs"], 2)
+    assert (class_names("digits"), classes_in("digits"), classes_in("synthetic")) == ([], 10, None)
+    assert [label for _, label in open_data(str(tmp_path), (1, 8, 8), 2)] == [0, 1]  # type: ignore[attr-defined]
+    (tmp_path / "dogs" / "1.png").unlink()
+    with pytest.raises(OptionError, match="dogs holds no pictures"):
+        open_data(str(tmp_path), (1, 8, 8), 2)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

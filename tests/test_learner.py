@@ -173,6 +173,19 @@ def test_an_empty_scope_is_refused() -> None:
         StructureLearner(model, batch()[0])
 
 
+def test_frozen_layers_keep_their_widths() -> None:
+    model = plain()
+    model.get_submodule("inner").requires_grad_(False)
+    learner = learned(model)
+    assert [group.producers[0] for group in learner.left_out] == ["inner.0.weight"]
+    assert "inner.0.weight" not in {group.producers[0] for group in learner.groups}
+    done = learner.finish()
+    assert done.module.get_parameter("inner.0.weight").shape[0] == 6
+    assert "frozen weights keep their widths (1 groups: inner.0)" in done.report.notes
+    with pytest.raises(NothingPrunableError, match="the others are frozen"):
+        StructureLearner(plain().requires_grad_(False), batch()[0])
+
+
 def learned(model: nn.Module, epochs: int = 2, **options: Any) -> StructureLearner:
     learner = StructureLearner(model, batch()[0], scope="all", **options)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)

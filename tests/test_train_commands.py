@@ -65,9 +65,13 @@ def test_train_keeps_masks_and_files() -> None:
 def test_a_trained_folder_is_trained_on() -> None:
     compiled("--keep-rate", "0.5")
     answered("train", "small", *SHORT, "-o", "once")
-    told = answered("train", "once", *SHORT, "-o", "twice")
+    told = answered("train", "once", *SHORT, "--seed", "3", "-o", "twice")
     first = json.loads(Path("once/history.json").read_text())["epochs"][0]["loss"]
     assert told["history"][0]["loss"] < first
+    report = json.loads(Path("twice/report.json").read_text())
+    assert report["training"]["last_epoch"] == told["history"][-1] != told["training"]
+    assert report["training"]["settings"]["seed"] == 3 and "train" in report["seconds"]
+    assert report["seconds"] != json.loads(Path("once/report.json").read_text())["seconds"]
 
 
 def test_what_train_prints() -> None:
@@ -147,7 +151,8 @@ def test_a_trained_network_for_other_classes() -> None:
     draw = np.random.default_rng(0)
     np.savez("data.npz", x=draw.random((40, 1, 8, 8), dtype=np.float32), y=np.arange(40) % 4)
     line = ("learn", "made.py:network", "--weights", "weights.pt", "--data", "data.npz", "--input", INPUT)
-    told = answered(*line, "--epochs", "2", "--batch", "16", "--lr", "0.001", "-o", "out")
+    refused(run(*line), "the labels in data.npz speak of 4 classes", "give --classes 10 to keep", "--classes 4 for")
+    told = answered(*line, "--classes", "4", "--epochs", "2", "--batch", "16", "--lr", "0.001", "-o", "out")
     assert any("10, which tells 10 classes apart, was replaced by one for 4" in note for note in told["notes"])
     assert load("out")(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
     given, learned = network().state_dict()["0.weight"], load_file("out/model.safetensors")["0.weight"]
@@ -179,6 +184,13 @@ def test_picture_folders(tmp_path: Path) -> None:
     )
     assert told["folder"] == "net-learned"
     assert told["training"]["pictures"] == {"trained": 12, "validated": 12}
+    line = ("learn", "net.pt", "--data", "pictures", "--input", INPUT, "--epochs", "1", "-o", "out")
+    (tmp_path / "other" / "mice").mkdir(parents=True)
+    image.fromarray(pixels).save(tmp_path / "other" / "mice" / "1.png")
+    refused(run(*line, "--validation", "other"), "other has other classes than pictures")
+    (tmp_path / "pictures" / "cats" / "broken.png").write_bytes(b"no picture")
+    for workers in ("0", "1"):
+        refused(run(*line, "--held-out", "0", "--workers", workers), "broken.png is not a picture that can be read")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +198,9 @@ def test_picture_folders(tmp_path: Path) -> None:
     [
         ((*LEARN, "--epochs", "3", "--structure-epochs", "4"), "at most --epochs (3)"),
         ((*LEARN, "--lr", "0"), "--lr is above 0"),
+        ((*LEARN, "--optimizer", "adamw", "--momentum", "0.5"), "--momentum has no effect with --optimizer adamw"),
+        ((*LEARN, "--validation", "digits", "--held-out", "0.2"), "--held-out has no effect with --validation"),
+        ((*LEARN, "--workers", "2"), "--workers has no effect on such data"),
         ((*LEARN, "--device", "nowhere"), "--device nowhere cannot be used here"),
         ((*LEARN, "--device", "meta"), "--device meta cannot be used here"),
         (("learn", "net.pt", "--input", INPUT, "--data", "nowhere"), "--data nowhere: give a folder"),

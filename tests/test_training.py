@@ -87,8 +87,13 @@ def test_each_picture_once_in_an_order_of_the_epoch() -> None:
 def test_data_of_their_own_to_validate_with() -> None:
     part, held = split(numbered(5), numbered(3), 0.2, 3)
     assert (len(part), len(held)) == (5, 3)
-    with pytest.raises(OptionError, match="2 pictures are too few"):
-        split(numbered(2), None, 0.5, 0)
+    for data, validation, message in (
+        (numbered(2), None, "the data has too few pictures to train on: 2, of which 1 are held out"),
+        (numbered(1), numbered(3), "too few pictures to train on: 1"),
+        (numbered(5), numbered(0), "hold no pictures"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            split(data, validation, 0.5, 0)
 
 
 class Slow(torch.utils.data.Dataset[Any]):
@@ -325,6 +330,14 @@ def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
             Checkpoints(tmp_path, {**mine, **changed}).read()
 
 
+def test_another_machine_is_noted(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, {}, {"threads": 2, "torch": "2"}).write({})
+    again = Checkpoints(tmp_path, {}, {"threads": 8, "torch": "2"})
+    assert again.read() == {}
+    [note] = again.notes
+    assert note.startswith("the run began with threads 2 and goes on with 8: the last bits")
+
+
 class Code:
     """Would run when it is unpickled."""
 
@@ -354,7 +367,7 @@ def test_damaged_checkpoints_are_refused(content: Any, message: str, tmp_path: P
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.write({"step": 1})
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
+    with monkeypatch.context() as patched, pytest.raises(ExportError, match="cannot write .*checkpoint.pt: disk full"):
         patched.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
         checkpoints.write({"step": 2})
     assert checkpoints.read() == {"step": 1}

@@ -16,6 +16,7 @@ from fxprune.data import Pictures
 from fxprune.errors import OptionError
 
 Batch = tuple[Tensor, Tensor]
+_CALLED = f"{OptionError.__module__}.{OptionError.__qualname__}: "
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +30,24 @@ class Part:
         return len(self.numbers)
 
 
-def split(data: Dataset[Any], validation: Dataset[Any] | None, held_out: float, seed: int) -> tuple[Part, Part]:
+def split(
+    data: Dataset[Any], validation: Dataset[Any] | None, held_out: float, seed: int, source: str = "the data"
+) -> tuple[Part, Part]:
     """(pictures to train on, pictures to validate with): data of their own, or a part that the seed draws.
 
-    Raises OptionError when too few are left.
+    source  what to call the data in messages
+
+    Raises OptionError when fewer than two are left to train on, or data of their own hold none.
     """
     count = _count(data)
+    held = 0 if validation is not None else round(held_out * count)
+    if count - held < 2:
+        raise OptionError(f"{source} has too few pictures to train on: {count}, of which {held} are held out")
     if validation is not None:
+        if not _count(validation):
+            raise OptionError("the data to validate with hold no pictures")
         return Part(data, torch.arange(count)), Part(validation, torch.arange(_count(validation)))
     order = torch.randperm(count, generator=_draw(seed, "held out"))
-    held = round(held_out * count)
-    if count - held < 2:
-        raise OptionError(f"{count} pictures are too few to train on when {held} of them are held out")
     return Part(data, order[held:].sort().values), Part(data, order[:held].sort().values)
 
 
@@ -60,7 +67,10 @@ def read_batches(data: Dataset[Any], numbers: Sequence[Tensor], workers: int = 0
         yield from ((pictures[one], labels[one]) for one in numbers)
         return
     own = torch.Generator().manual_seed(0)  # a loader draws from the global generator otherwise
-    yield from DataLoader(data, batch_sampler=[one.tolist() for one in numbers], num_workers=workers, generator=own)
+    try:
+        yield from DataLoader(data, batch_sampler=[one.tolist() for one in numbers], num_workers=workers, generator=own)
+    except OptionError as error:  # from another process it comes with a traceback, and its own words are the last line
+        raise OptionError(str(error).strip().splitlines()[-1].removeprefix(_CALLED)) from error
 
 
 def augmented(pictures: Tensor, kind: str, seed: int, epoch: int, step: int) -> Tensor:

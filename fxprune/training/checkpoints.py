@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fxprune.emit.atomic import flush_entry
-from fxprune.errors import LoadError, OptionError
+from fxprune.errors import ExportError, LoadError, OptionError
 
 CHECKPOINT, AT_THE_CUT = "checkpoint.pt", "structure.pt"
 _FORMAT = 1
@@ -26,10 +26,12 @@ class Checkpoints:
     folder    where they are; made when the first one is written
     identity  what decides the result: command, options, and fingerprints of network and data. Only a checkpoint with
               the same is read
+    machine   what the last bits depend on: threads, device, version of torch. Another one is allowed, and noted
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self.folder, self.identity = folder, dict(identity)
+    def __init__(self, folder: Path, identity: Mapping[str, Any], machine: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.identity, self.machine = folder, dict(identity), dict(machine or {})
+        self.notes: list[str] = []
 
     def read(self, name: str = CHECKPOINT) -> dict[str, Any] | None:
         """The state that was written last, None without any. Raises OptionError for that of a run with other options,
@@ -40,25 +42,39 @@ class Checkpoints:
             return None
         found = _read(path)
         self._check(found["identity"], path)
+        self._note(found.get("machine", {}))
         state: dict[str, Any] = found["state"]
         return state
 
     def write(self, state: Mapping[str, Any], name: str = CHECKPOINT) -> None:
-        """Replace the checkpoint. Raises OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Replace the checkpoint. Raises ExportError."""
         path = self.folder / name
         draft = path.with_name(f"{name}.part")  # always the same: what a killed run left is written over
-        with draft.open("wb") as file:
-            torch.save({"format": _FORMAT, "identity": self.identity, "state": dict(state)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        flush_entry(self.folder)
+        content = {"format": _FORMAT, "identity": self.identity, "machine": self.machine, "state": dict(state)}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+            flush_entry(self.folder)
+        except (OSError, RuntimeError) as error:  # torch says nothing more than that a write failed
+            raise ExportError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
     def remove(self) -> None:
         """Start anew."""
         for name in (CHECKPOINT, AT_THE_CUT):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _note(self, machine: Mapping[str, Any]) -> None:
+        for name, ours in self.machine.items():
+            theirs = machine.get(name)
+            if theirs not in (None, ours):
+                self.notes.append(
+                    f"the run began with {name} {theirs} and goes on with {ours}: the last bits of its weights may be "
+                    "others than without an interruption"
+                )
 
     def _check(self, identity: Mapping[str, Any], path: Path) -> None:
         for name in (*self.identity, *identity):

@@ -22,16 +22,17 @@ from fxprune.program import Inputs
 from fxprune.recipe import Recipe
 
 REPORT = "report.json"
+_SAID_ANEW = ("files", "onnx", "source", "seconds", "training")
 
 
 @dataclass(frozen=True)
 class OldReport:
-    """What report.json of the folder said. All of it still holds but the parts about files, which are written anew."""
+    """What report.json of the folder said. All of it still holds but what is said anew: files, seconds, training."""
 
     document: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: one for name, one in self.document.items() if name not in ("files", "onnx", "source")}
+        return {name: one for name, one in self.document.items() if name not in _SAID_ANEW}
 
 
 @dataclass(frozen=True, eq=False)

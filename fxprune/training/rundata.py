@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxprune.data import open_data
+from fxprune.data import class_names, open_data
 from fxprune.errors import OptionError
 from fxprune.program import Inputs
 from fxprune.training.batches import Part, fingerprint, split
@@ -44,7 +44,9 @@ def run_data(source: str, validation: str | None, inputs: Inputs, classes: int, 
     shape = picture_shape(inputs)
     data = open_data(source, shape, classes, seed=settings.seed)
     other = None if validation is None else open_data(validation, shape, classes, seed=settings.seed + 1)
-    return RunData(source, validation, shape, split(data, other, settings.held_out, settings.seed))
+    if validation is not None and class_names(source) and class_names(source) != class_names(validation):
+        raise OptionError(f"{validation} has other classes than {source}: the same folders are wanted in both")
+    return RunData(source, validation, shape, split(data, other, settings.held_out, settings.seed, source))
 
 
 def picture_shape(inputs: Inputs) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from fxprune.compiled import Compiled
 from fxprune.data import classes_in
 from fxprune.emit.folder import Result, Written, write_folder
+from fxprune.errors import OptionError
 from fxprune.phases import phase
 from fxprune.program import Inputs
 from fxprune.training.checkpoints import Checkpoints, fingerprint
@@ -58,7 +59,8 @@ class RunOptions:
 
     def keeping(self, identity: Mapping[str, Any]) -> Keeping:
         """Checkpoints of this run alone; without `resume` there are none to begin with."""
-        checkpoints = Checkpoints(self.output, identity)
+        machine = {"threads": torch.get_num_threads(), "device": self.device, "torch": str(torch.__version__)}
+        checkpoints = Checkpoints(self.output, identity, machine)
         if not self.resume:
             checkpoints.remove()
         return Keeping(checkpoints, self.every, self.watch)
@@ -76,6 +78,10 @@ class Finished:
     notes: tuple[str, ...] = ()
     compiled: Compiled | None = None
 
+    def noted(self, notes: Sequence[str]) -> Finished:
+        """The same with more notes, each once."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
+
 
 def train(network: Retrained, data: str, validation: str | None, settings: Settings, options: RunOptions) -> Finished:
     """Train the network of a compiled folder; masked weights stay zero. Writes the same artefacts with its weights.
@@ -90,6 +96,7 @@ def train(network: Retrained, data: str, validation: str | None, settings: Setti
     found = run_data(data, validation, network.inputs, classes_of(network.network, network.inputs), settings)
     identity = _identity("train", settings, network.network, found)
     with alone_in(options.output), own_randomness(settings.seed):
+        options.check()  # what has come meanwhile
         keeping = options.keeping(identity)
         training = Training(network.network, found.parts, settings, torch.device(options.device), options.workers)
         state = keeping.checkpoints.read()
@@ -106,7 +113,8 @@ def train(network: Retrained, data: str, validation: str | None, settings: Setti
         history = {"settings": asdict(settings), **found.told(), "epochs": training.history}
         files = network.recipe.files
         emit = [kind for kind, name in _EMITTED.items() if name in files]
-        return _written(network, options, history, {}, resumed_at, emit)
+        finished = _written(network, options, history, {}, resumed_at, emit)
+    return finished.noted(keeping.checkpoints.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +125,14 @@ class Given:
     inputs   as for `fxprune.compile`
     about    what report.json says first
     notes    what loading had to decide
+    trained  its last layer is worth keeping, see `learn`
     """
 
     network: nn.Module
     inputs: Inputs
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    trained: bool = False
 
 
 def learn(
@@ -130,18 +140,26 @@ def learn(
 ) -> Finished:
     """Learn the widths of a network while it trains, cut it, train on. Writes the artefacts of the compact network.
 
-    Arguments are as for `train`, and see `Given` and `LearnSettings`. Raises what `train` does, and what
-    StructureLearner does.
+    Arguments are as for `train`, and see `Given` and `LearnSettings`. The last layer is replaced where the data have
+    another number of classes; labels in an .npz file do not say how many there are, and do not cost a trained network
+    its last layer. Raises what `train` does, and what StructureLearner does.
     """
     options.check()
     learning.longest(settings.epochs)
     network, inputs, notes = given.network, given.inputs, given.notes
     asked = Asked(settings, learning, torch.device(options.device), options.workers)
     with alone_in(options.output), own_randomness(settings.seed):
-        classes = options.classes or classes_in(data) or classes_of(network, inputs)
-        if classes != classes_of(network, inputs):
+        outputs = classes_of(network, inputs)
+        classes = options.classes or classes_in(data) or outputs
+        if given.trained and not options.classes and data.endswith(".npz") and classes < outputs:
+            raise OptionError(
+                f"the labels in {data} speak of {classes} classes and the network tells {outputs} apart: give "
+                f"--classes {outputs} to keep its last layer, or --classes {classes} for a fresh one"
+            )
+        if classes != outputs:
             notes += (replace_head(network, inputs, classes),)
         found = run_data(data, validation, inputs, classes, settings)
+        options.check()  # what has come meanwhile
         keeping = options.keeping({**_identity("learn", settings, network, found), **asdict(learning)})
         run = Learning(network, inputs, found.parts, asked)
         resumed_at = run.restore(keeping.checkpoints)
@@ -150,7 +168,8 @@ def learn(
         done.module.cpu()
         done = replace(done, report=replace(done.report, notes=(*notes, *run.notes(), *done.report.notes)))
         history = {**run.told(), **found.told(), "epochs": run.training.history}
-        return replace(_written(done, options, history, given.about, resumed_at), compiled=done)
+        finished = _written(done, options, history, given.about, resumed_at)
+    return replace(finished.noted(keeping.checkpoints.notes), compiled=done)
 
 
 _EMITTED = {"onnx": "model.onnx", "source": "model.py", "weights": "model.safetensors"}
