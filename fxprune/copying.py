@@ -91,7 +91,9 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     state = module.__getstate__()
     for name, value in state.items():
         kind = type(value)
-        if kind in _CONTAINERS and not value:  # two in three of a module's attributes: worth a line of their own
+        if name in _HOOKS and not value:  # half of a module's attributes, and no two modules share them
+            state[name] = kind()
+        elif kind in _CONTAINERS and not value:
             state[name] = memo.setdefault(id(value), kind())
         elif kind not in _ATOMS:
             state[name] = _value(value, memo)
@@ -102,6 +104,7 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return twin
 
 
+_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
 _FOR_OLD_PICKLES = {nn.Module.__setstate__, _ConvNd.__setstate__}  # these add what older versions of PyTorch left out
 
 

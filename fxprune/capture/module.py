@@ -238,9 +238,10 @@ def _with_settled(program: Program, names: tuple[str, ...]) -> Program:
 def _constants(program: Program, model: nn.Module) -> tuple[str, ...]:
     """Tensors of the program that a state dict of the model leaves out: made in forward, or not persistent."""
     kept = {
-        f"{path}.{name}".lstrip(".")
+        f"{path}.{name}" if path else name
         for path, part in model.named_modules(remove_duplicate=False)
-        for name in (*part._parameters, *part._buffers.keys() - part._non_persistent_buffers_set)
+        for name in (*part._parameters, *part._buffers)
+        if name in part._parameters or name not in part._non_persistent_buffers_set
     }
     return tuple(name for name in program.tensors if name not in kept)
 

@@ -35,7 +35,8 @@ def plain_weights(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def _computes(module: nn.Module) -> bool:
-    return parametrize.is_parametrized(module) or any(_legacy(module))
+    parametrised = "parametrizations" in module._modules and parametrize.is_parametrized(module)
+    return parametrised or (bool(module._forward_pre_hooks) and any(_legacy(module)))
 
 
 def _legacy(module: nn.Module) -> Iterator[WeightNorm | SpectralNorm | prune.BasePruningMethod]:
