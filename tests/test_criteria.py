@@ -174,6 +174,15 @@ def test_synflow_flows_through_clipped_activations() -> None:
     assert Clipped(True)(torch.ones(1, 2, 4, 4, dtype=torch.float64)).max().item() <= 6
 
 
+def test_synflow_says_where_even_float64_overflows() -> None:
+    model = chain(False)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.mul_(1e200)
+    with pytest.raises(OptionError, match="SynFlow's scores of 0.weight overflow even in float64"):
+        scored(Synflow(0.5, 2), model, ["0.weight"])
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_prospr_is_the_slope_through_the_steps(momentum: float) -> None:
     model, rate, step = network(), 0.05, 1e-6

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 import fxprune
 from fxprune import zoo
+from fxprune.capture.specs import build_spec
 from fxprune.cli import app
 from fxprune.errors import OptionError
 from fxprune.passes.expect import expected_shares
 from fxprune.planning import plan
+from fxprune.program import named_tensors
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
 
@@ -65,6 +67,15 @@ def test_a_network_without_numbers_will_do() -> None:
     assert low.after.parameters > high.after.parameters
     with pytest.raises(OptionError, match="sparsity is the fraction"):
         plan(model, torch.zeros(1, 3, 8, 8), [0.5, 1.5])
+
+
+@pytest.mark.parametrize("spec", ["torchvision:regnet_y_400mf", "zoo:resnet8", "timm:convnext_atto"])
+def test_networks_are_built_without_numbers_whatever_their_constructors_compute(spec: str) -> None:
+    bare, whole = build_spec(spec, shapes_only=True).module, build_spec(spec).module
+    assert all(one.is_meta for one in named_tensors(bare).values())
+    shapes = {name: (one.shape, one.requires_grad) for name, one in named_tensors(bare).items()}
+    assert shapes == {name: (one.shape, one.requires_grad) for name, one in named_tensors(whole).items()}
+    assert not any(one.is_meta for one in named_tensors(whole).values())
 
 
 BILLION = r"""

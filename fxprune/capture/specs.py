@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import parse_qsl
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from fxprune import zoo
 from fxprune.capture.loaded import Loaded
@@ -29,13 +34,15 @@ def build_spec(spec: str, seed: int = 0, *, shapes_only: bool = False) -> Loaded
     The sources are zoo, torchvision and timm; keys are options of their constructors (`num_classes` everywhere).
     seed         in [0, 2**32); the same spec, seed and versions give the same weights. torch's global generator is
                  restored.
-    shapes_only  build on the meta device: no number is allocated or drawn
+    shapes_only  what the network holds goes to the meta device as it is made: no number is drawn or kept
 
     Raises LoadError for unknown sources and names (with the nearest ones), for options the network does not take, and
     when torchvision or timm is not installed; OptionError for a seed outside its range.
     """
     source, name, options = _parse(spec)
-    module = built(spec, seed, lambda: _SOURCES[source](name, options, seed), "meta" if shapes_only else "cpu")
+    with _on_meta() if shapes_only else nullcontext():
+        module = built(spec, seed, lambda: _SOURCES[source](name, options, seed))
+    module = module.to("meta") if shapes_only else module  # the zoo fills what it has made without numbers
     hint = zoo.entry(name).input_shape if source == "zoo" else None
     return Loaded(module, origin=spec, name=name, input_hint=hint, fresh=True)
 
@@ -45,11 +52,34 @@ def is_spec(text: str) -> bool:
     return text.partition(":")[0] in _SOURCES and ":" in text
 
 
-def built(spec: str, seed: int, make: Callable[[], nn.Module], device: str = "cpu") -> nn.Module:
-    """What `make` returns when it draws on `device` from a generator seeded with `seed`. Raises LoadError."""
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    """Parameters and buffers lose their numbers when a module takes them, before they are drawn: memory that nobody has
+    written to costs nothing. torch.device("meta") would take the tensors that constructors compute widths with, too.
+    """
+
+    def parameter(_owner: nn.Module, _name: str, one: nn.Parameter | None) -> nn.Parameter | None:
+        return None if one is None else nn.Parameter(one.to("meta"), requires_grad=one.requires_grad)
+
+    def buffer(_owner: nn.Module, _name: str, one: Tensor | None) -> Tensor | None:
+        return None if one is None else one.to("meta")
+
+    hooks = [
+        register_module_parameter_registration_hook(parameter),  # type: ignore[arg-type]
+        register_module_buffer_registration_hook(buffer),  # type: ignore[arg-type]
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def built(spec: str, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` returns when it draws from a generator seeded with `seed`. Raises LoadError."""
     LoadOptions(seed=seed)  # checks it
     try:
-        with torch.device(device), torch.random.fork_rng(devices=[]):
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
             return make()
     except FxpruneError:
