@@ -213,6 +213,16 @@ CHANGES = {
     "a function": (b"ctorch.nn.functional\nrelu\n}" + text("x") + b"K\x01sb.", "changes what is no layer or record"),
     "a tensor": (b"ctorch._utils\n_rebuild_parameter\n(N\x89}tR}b.", "changes what is no layer or record"),
     "an activation function's turn": (b"ctorch.nn.functional\nrelu\nN\x85R.", r"calls torch\.nn\.functional\.relu"),
+    "memory that nobody has filled": (b"ctorch\nFloatTensor\nJ\x00\x00\x00\x10\x85R.", r"calls torch\.FloatTensor"),
+    "a tensor made by its class": (b"ctorch\nFloatTensor\n)\x81.", r"makes torch\.FloatTensor,"),
+    "a view of other memory": (
+        b"ctorch._utils\n_rebuild_nested_tensor\n(NNNNtR.",
+        r"calls torch\._utils\._rebuild_nested_tensor",
+    ),
+    "a tensor of another class": (
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_wrapper_subclass\nN)}tR.",
+        "other than torch's functions that rebuild",
+    ),
     "a record, called": (b"cshop\nConfig\nK\x01\x85R.", r"calls shop\.Config"),
 }
 
@@ -276,3 +286,11 @@ def test_networks_that_hold_code_are_never_allowed(name: str, monkeypatch: pytes
     others = [f"{base.__module__}.{base.__qualname__}" for base in own.__mro__]
     if not trust._NEVER & set(others):
         assert trust.allowed_globals(["shop.Own"], wanted, "net.pt") == [(own, "shop.Own")]
+
+
+def test_what_the_user_has_told_torch_to_allow_is_allowed() -> None:
+    torch.save(Counting(), "net.pt")
+    with torch.serialization.safe_globals([Counting]):
+        assert type(load_file("net.pt").module) is Counting
+    with pytest.raises(UntrustedError, match="asks for shop.Counting"):
+        load_file("net.pt")

@@ -9,63 +9,56 @@ refused.
 
 from __future__ import annotations
 
-import pickletools
 import re
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
+from fxprune.capture.opcodes import DICTIONARIES, Made, Named, follow
 from fxprune.capture.trust import OTHERWISE, PLAIN
 from fxprune.errors import UntrustedError
 
 _FROM_TYPE, _WITH_STATE = "torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_parameter_with_state"
 _ENCODE = "_codecs.encode"
-_DICTIONARIES = {"collections.OrderedDict": OrderedDict, "collections.Counter": Counter}
-_COLLECTIONS = {*_DICTIONARIES, "builtins.bytearray", "builtins.frozenset", "builtins.set", "torch.Size"}
+_COLLECTIONS = {*DICTIONARIES, "builtins.bytearray", "builtins.frozenset", "builtins.set", "torch.Size"}
 # Of the functions and classes that torch's unpickler knows by itself, those that torch.save uses.
 _CALLED = {*_COLLECTIONS, _ENCODE, _FROM_TYPE, "builtins.complex", "torch.device", "torch.serialization._get_layout"}
-_REBUILDS = "torch._utils._rebuild_"
+# Not of tensors within tensors, which are views of memory that the file measures, nor of other classes than tensors'.
+_REBUILDS = {
+    f"torch._utils._rebuild_{what}"
+    for what in (
+        *("parameter", "parameter_with_state", "qtensor", "sparse_tensor", "tensor", "tensor_v2", "tensor_v3"),
+        *("device_tensor_from_cpu_tensor", "device_tensor_from_numpy", "meta_tensor_no_storage"),
+    )
+}
 _LARGEST_KEY = 1000  # parts of a key: how often hashing looks at one
 _NUMBER = re.compile(r"[biufc][0-9]{1,2}")
 _LISTED = 3  # names in a message
 
 
-@dataclass(frozen=True, eq=False)
-class Named:
-    """A class or function that the file names."""
-
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """What a call of it would return, with the items that are put into it; of an unknown thing the name is empty."""
-
-    name: str
-    items: dict[Any, Any] = field(default_factory=dict)
-
-
 def check_instructions(pickled: bytes, allowed: Mapping[str, Any], file: str) -> None:
     """Raise UntrustedError for a pickle that does more than make layers, records and tensors, and fill them.
 
-    allowed  what the file's names stand for, those aside that torch's unpickler knows by itself
+    allowed  what the file's names stand for, those aside that torch's unpickler knows by itself or has been told of
     file     what to call the file in messages
 
     No constructor and no method is called, and no activation function. A damaged pickle raises anything else.
     """
-    machine = _Machine(_Rules(allowed))
     try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            machine.follow(opcode.name, argument)
+        follow(pickled, _Rules({**_registered(), **allowed}))
     except _UnusualError as error:
         raise UntrustedError(
             f"{file} was not loaded: reading it {error}, which no network that torch.save wrote asks for. {OTHERWISE}"
         ) from None
+
+
+def _registered() -> dict[str, Any]:
+    """What the user of the library has told torch to allow."""
+    found = [one if isinstance(one, tuple) else (one, "") for one in torch.serialization.get_safe_globals()]
+    return {name or f"{one.__module__}.{one.__qualname__}": one for one, name in found}
 
 
 class _UnusualError(Exception):
@@ -73,7 +66,7 @@ class _UnusualError(Exception):
 
 
 class _Rules:
-    """What may be called and changed."""
+    """What may be called and changed. Raises _UnusualError."""
 
     def __init__(self, allowed: Mapping[str, Any]) -> None:
         self.allowed = allowed
@@ -95,17 +88,17 @@ class _Rules:
             raise _UnusualError("makes a numpy type that is no number")
         if name in (_FROM_TYPE, _WITH_STATE):
             self._tensor_with_attributes(name, arguments)
-        return Made("" if arguments and name in _DICTIONARIES else name)  # of those, all items are to be known
+        return Made("" if arguments and name in DICTIONARIES else name)  # of those, all items are to be known
 
     def _may_be_called(self, name: str) -> bool:
         if name in self.allowed:
             return name in PLAIN or _is(self.allowed[name], Enum)
-        return name in _CALLED or name.startswith(_REBUILDS)
+        return name in _CALLED | _REBUILDS
 
     def _tensor_with_attributes(self, name: str, arguments: tuple[Any, ...]) -> None:
         first, state = arguments[0], arguments[3]
         if name == _FROM_TYPE:
-            if not (isinstance(first, Named) and first.name.startswith(_REBUILDS)):
+            if not (isinstance(first, Named) and first.name in _REBUILDS):
                 raise _UnusualError("calls something other than torch's functions that rebuild a tensor")
             self.call(first, arguments[2])
         hidden = [key for key in _names(state) if hasattr(Tensor, key)]
@@ -118,29 +111,35 @@ class _Rules:
             raise _UnusualError("makes an object of a class that it has made itself")
         if type(arguments) is not tuple:
             raise ValueError("arguments are no tuple")
+        if kind.name not in self.allowed:
+            raise _UnusualError(f"makes {kind.name}")
         if arguments and (kind.name in PLAIN or _is(self.allowed.get(kind.name), nn.Module)):
             raise _UnusualError(f"makes {kind.name} from arguments")
         return Made(kind.name)
 
     def fill(self, made: object, state: object) -> None:
         """`made.__setstate__(state)` where there is such a method, otherwise the state becomes attributes."""
-        if not isinstance(made, Made) or not (made.name in self.allowed or made.name in _DICTIONARIES):
+        if not isinstance(made, Made) or not (made.name in self.allowed or made.name in DICTIONARIES):
             raise _UnusualError("changes what is no layer or record")
         kind = self.allowed.get(made.name)
         if _is(kind, Enum):
             raise _UnusualError(f"changes a value of {made.name}")
-        if isinstance(state, Made | Named) and not (isinstance(state, Made) and state.name in _DICTIONARIES):
+        if isinstance(state, Made | Named) and not (isinstance(state, Made) and state.name in DICTIONARIES):
             raise _UnusualError(f"gives {made.name} a state that is no plain data")
         if made.name == "numpy.dtype" and not _is_plain_number(state):
             raise _UnusualError("changes a numpy type")
         if _is(kind, nn.Module):
             _check_layer(kind, made.name, state)
-        elif made.name in _DICTIONARIES:
-            hidden = [key for key in _names(state) if hasattr(_DICTIONARIES[made.name], key)]
+        elif made.name in DICTIONARIES:
+            hidden = [key for key in _names(state) if hasattr(DICTIONARIES[made.name], key)]
             if hidden:
                 raise _UnusualError(f"replaces {_listed(hidden)} of {made.name}")
         elif type(state) is tuple and len(state) == 2 and any(key.startswith("__") for key in _names(state)):
             raise _UnusualError(f"replaces what {made.name} is")  # by its __class__: slots are set one by one
+
+    def look_up(self, key: object) -> None:
+        """`{}[key]`"""
+        _check_key(key)
 
 
 def _check_layer(kind: Any, name: str, state: object) -> None:
@@ -209,7 +208,7 @@ def _keys(state: object) -> list[Any]:
     """Of a plain dictionary, an ordered one, or None. Raises TypeError."""
     if state is None:
         return []
-    if isinstance(state, Made) and state.name in _DICTIONARIES:
+    if isinstance(state, Made) and state.name in DICTIONARIES:
         return list(state.items)
     if type(state) is not dict:
         raise TypeError("a state is no dictionary")
@@ -219,118 +218,3 @@ def _keys(state: object) -> list[Any]:
 def _listed(names: list[Any]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"{', '.join(repr(name)[:50] for name in names[:_LISTED])}{more}"
-
-
-class _Machine:
-    """The stack and the memory of an unpickler, for the instructions that torch's restricted one has."""
-
-    def __init__(self, rules: _Rules) -> None:
-        self.rules = rules
-        self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []  # stacks below the marks
-        self.memory: dict[int, Any] = {}
-
-    def follow(self, name: str, argument: Any) -> None:
-        """One instruction. Raises _UnusualError; whatever else for a damaged pickle."""
-        if name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name](argument))
-        elif name in _TUPLES:
-            self._gather(_TUPLES[name])
-        else:
-            _STEPS[name](self, argument)
-
-    def above_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.outer.pop()
-        return items
-
-    def mark(self, _: Any) -> None:
-        self.outer.append(self.stack)
-        self.stack = []
-
-    def _gather(self, count: int) -> None:
-        if count > len(self.stack):
-            raise IndexError("the stack is empty")
-        items = tuple(self.stack[len(self.stack) - count :])
-        del self.stack[len(self.stack) - count :]
-        self.stack.append(items)
-
-    def tuple_above_mark(self, _: Any) -> None:
-        items = tuple(self.above_mark())
-        self.stack.append(items)
-
-    def named(self, argument: str) -> None:
-        module, name = argument.split(" ", 1)
-        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-        self.stack.append(Named(f"{module}.{name}"))
-
-    def get(self, place: int) -> None:
-        self.stack.append(self.memory[place])
-
-    def put(self, place: int) -> None:
-        self.memory[place] = self.stack[-1]
-
-    def append(self, _: Any) -> None:
-        self._extend([self.stack.pop()])
-
-    def appends(self, _: Any) -> None:
-        self._extend(self.above_mark())
-
-    def _extend(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
-            raise TypeError("no list to append to")
-        self.stack[-1].extend(items)
-
-    def set_item(self, _: Any) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._update([key, value])
-
-    def set_items(self, _: Any) -> None:
-        self._update(self.above_mark())
-
-    def _update(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if isinstance(target, Made) and target.name in _DICTIONARIES:
-            target = target.items
-        if type(target) is not dict:
-            raise TypeError("no dictionary to put into")
-        for key in items[::2]:
-            _check_key(key)
-        target.update(zip(items[::2], items[1::2], strict=True))
-
-    def reduce(self, _: Any) -> None:
-        arguments = self.stack.pop()
-        self.stack[-1] = self.rules.call(self.stack[-1], arguments)
-
-    def make(self, _: Any) -> None:
-        arguments, kind = self.stack.pop(), self.stack.pop()
-        self.stack.append(self.rules.make(kind, arguments))
-
-    def build(self, _: Any) -> None:
-        state = self.stack.pop()
-        self.rules.fill(self.stack[-1], state)
-
-    def storage(self, _: Any) -> None:
-        self.stack[-1] = Made("")
-
-    def stop(self, _: Any) -> None:
-        self.stack.pop()
-
-    def protocol(self, _: Any) -> None:
-        """Nothing depends on it."""
-
-
-_CONSTANTS: dict[str, Callable[[Any], Any]] = {
-    **{f"BININT{size}": lambda number: number for size in ("", 1, 2)},
-    **{name: lambda value: value for name in ("BINFLOAT", "BINUNICODE", "LONG1", "SHORT_BINSTRING")},
-    **{"NONE": lambda _: None, "NEWFALSE": lambda _: False, "NEWTRUE": lambda _: True},
-    **{"EMPTY_DICT": lambda _: {}, "EMPTY_LIST": lambda _: [], "EMPTY_SET": lambda _: Made("builtins.set")},
-}
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    **{"MARK": _Machine.mark, "TUPLE": _Machine.tuple_above_mark, "GLOBAL": _Machine.named, "STOP": _Machine.stop},
-    **{f"{size}BINGET": _Machine.get for size in ("", "LONG_")},
-    **{f"{size}BINPUT": _Machine.put for size in ("", "LONG_")},
-    **{"APPEND": _Machine.append, "APPENDS": _Machine.appends, "SETITEM": _Machine.set_item},
-    **{"SETITEMS": _Machine.set_items, "REDUCE": _Machine.reduce, "NEWOBJ": _Machine.make, "BUILD": _Machine.build},
-    **{"BINPERSID": _Machine.storage, "PROTO": _Machine.protocol},
-}
