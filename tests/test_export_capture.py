@@ -113,7 +113,8 @@ def test_a_device_that_is_written_down_is_forgotten() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.conv(x)
-            out: Tensor = self.out(scripted(x) + torch.zeros(8, 8).to(x.device, x.dtype).mean())
+            made = torch.zeros(8, 8).to(x.device, x.dtype).mean() + torch.eye(8, dtype=x.dtype, device=x.device)
+            out: Tensor = self.out(scripted(x) + made)
             return out
 
     done = fxprune.compile(MakesATable(), X, keep_rate=0.5)

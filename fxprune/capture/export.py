@@ -117,6 +117,12 @@ _FACTORIES = {
     _aten.arange.start: torch.arange,
     _aten.arange.start_step: torch.arange,
     _aten.linspace.default: torch.linspace,
+    _aten.eye.default: torch.eye,
+    _aten.eye.m: torch.eye,
+    _aten.scalar_tensor.default: torch.scalar_tensor,
+    _aten.randint.default: torch.randint,
+    _aten.randint.low: torch.randint,
+    _aten.randperm.default: torch.randperm,
     _aten.rand.default: torch.rand,
     _aten.randn.default: torch.randn,
 }
