@@ -78,6 +78,7 @@ def test_page(small: None) -> None:
     known["timm:bad"] |= {"status": "wrong", "faults": ["exact: differs | badly"]}
     known["timm:good"]["commit"] = "1234567"
     text = page(networks, known)
+    assert "1 of 3 networks, from 0 to 0 million parameters, have not been run yet" in text
     assert "Run at commit: 1234567 (1), earlier ones (1)." in text
     assert "| timm | 2 of 3 | 1 | 1 | 2 | 100.00% of 2 |" in text
     assert "| timm:bad | wrong | exact: differs / badly |" in text and "late" not in text

@@ -47,7 +47,19 @@ def _summary(chosen: list[Network], rows: list[tuple[Network, Record]]) -> str:
         mine = [row for row in rows if (row[0].module == kind if kind else row[0].spec.startswith("timm:"))]
         total = sum(one.module == kind if kind else one.spec.startswith("timm:") for one in chosen)
         lines.append(_summary_line(title, mine, total))
-    return "## Summary\n\n" + "\n".join(lines) + f"\n\n{_engines(rows)}"
+    return "## Summary\n\n" + "\n".join(lines) + f"\n\n{_left(chosen, rows)}{_engines(rows)}"
+
+
+def _left(chosen: list[Network], rows: list[tuple[Network, Record]]) -> str:
+    """What nobody has run yet, said in so many words."""
+    run = {network.spec for network, _ in rows}
+    left = [network.parameters for network in chosen if network.spec not in run]
+    if not left:
+        return ""
+    return (
+        f"{len(left)} of {len(chosen)} networks, from {min(left) / 1e6:.0f} to {max(left) / 1e6:.0f} million parameters, "
+        "have not been run yet, and nothing is known about them. "
+    )
 
 
 def _engines(rows: list[tuple[Network, Record]]) -> str:
