@@ -56,10 +56,8 @@ def _left(chosen: list[Network], rows: list[tuple[Network, Record]]) -> str:
     left = [network.parameters for network in chosen if network.spec not in run]
     if not left:
         return ""
-    return (
-        f"{len(left)} of {len(chosen)} networks, from {min(left) / 1e6:.0f} to {max(left) / 1e6:.0f} million parameters, "
-        "have not been run yet, and nothing is known about them. "
-    )
+    sizes = f"from {min(left) / 1e6:.0f} to {max(left) / 1e6:.0f} million parameters"
+    return f"{len(left)} of {len(chosen)} networks, {sizes}, have not been run yet, and nothing is known about them. "
 
 
 def _engines(rows: list[tuple[Network, Record]]) -> str:
