@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ KeepRate = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Choose:
-    """Before: Prunable. After: WidthPlan.
+    """Before: Prunable. After: WidthPlan; groups that the scores say nothing about are frozen in Prunable.
 
     keep_rate   kept / original channels, rounded up, at least one a group; a mapping gives shell patterns of module
                 names their own rates: the first that matches a layer of the group counts, others keep all
@@ -42,10 +42,14 @@ class Choose:
         if self.pool not in POOLS:
             raise OptionError(f"unknown pool {self.pool!r}: choose {', '.join(POOLS)}")
         couplings = program.fact(Couplings)
-        frozen = program.fact(Prunable).frozen
-        groups = [group for group in couplings.prunable() if group.index not in frozen]
+        prunable = program.fact(Prunable)
+        groups = [group for group in couplings.prunable() if group.index not in prunable.frozen]
         self._check_patterns(groups)
         scores = self.channels.scores(program, couplings)
+        untold = {group.index: "nothing tells its channels apart" for group in groups if _unknown(scores, group)}
+        if groups and len(untold) == len(groups):
+            raise OptionError(f"{self.channels.name} has no number for any channel: gradients or weights may be NaN")
+        groups = [group for group in groups if group.index not in untold]
         counts: dict[int, int] = {}
         for rate, pool in self._pools(program, groups):
             counts |= _local(pool, rate) if self.pool == "local" else _pooled(pool, rate, scores)
@@ -53,7 +57,8 @@ class Choose:
             index: strongest(couplings.groups[index], n, scores[couplings.groups[index].roots])
             for index, n in counts.items()
         }
-        return program.with_facts(WidthPlan(feasible(couplings, kept, scores)))
+        plan = WidthPlan(feasible(couplings, kept, np.nan_to_num(scores, nan=np.inf)))
+        return program.with_facts(plan, replace(prunable, frozen={**prunable.frozen, **untold}))
 
     def _pools(self, program: Program, groups: Sequence[ChannelGroup]) -> Iterator[tuple[float, list[ChannelGroup]]]:
         """(keep rate, groups that compete with each other)."""
@@ -81,6 +86,10 @@ class Choose:
                 raise OptionError(
                     f"no layer that can lose channels matches {pattern!r}; they are named like {modules[:3]}"
                 )
+
+
+def _unknown(scores: Scores, group: ChannelGroup) -> bool:
+    return bool(np.isnan(scores[group.roots]).any())
 
 
 def _any_match(modules: Sequence[str], pattern: str) -> bool:

@@ -129,7 +129,7 @@ def test_scales_of_normalisations() -> None:
     both = (weight(model, "stem_norm.weight").abs() + weight(model, "outer_norm.weight").abs()) / 2
     assert torch.allclose(scores["stem.weight"], both)
     bare = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.Flatten()).double()
-    with pytest.raises(OptionError, match="0.weight has none"):
+    with pytest.raises(OptionError, match="behind 0.weight there is none"):
         scored(NormScale(), bare)
 
 
@@ -240,6 +240,41 @@ def test_each_selection_cuts_exactly(select: str) -> None:
     if select in WITH_DATA:
         with pytest.raises(OptionError, match="needs labelled data"):
             fxprune.compile(residual(), batches()[0][0], keep_rate=0.5, select=select, keep_weights=True)
+
+
+class PartlyNormalised(nn.Module):
+    """One layer with a normalisation behind it, and one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bare, self.inner, self.norm = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6)
+        self.head = nn.Conv2d(6, 4, 3)
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.inner(self.bare(x).relu())).relu())
+
+
+@pytest.mark.parametrize("pool", ["local", "global", "isomorphic"])
+def test_layers_without_a_scale_keep_their_channels(pool: str) -> None:
+    torch.manual_seed(0)
+    model = PartlyNormalised()
+    report = fxprune.compile(model, torch.zeros(2, 3, 9, 9), keep_rate=0.5, select="bn-scale", pool=pool).report
+    assert {line.weight: line.after for line in report.layers} == {
+        "bare.weight": 8,
+        "inner.weight": 3,
+        "head.weight": 4,
+    }
+    [bare] = [group for group in report.groups if group.producers == ("bare.weight",)]
+    assert bare.frozen == "nothing tells its channels apart"
+    with pytest.raises(OptionError, match=r"bn-scale needs normalisations with scales; behind bare.weight"):
+        fxprune.compile(model, torch.zeros(2, 3, 9, 9), keep_rate=0.5, select="bn-scale", ignore=["inner"])
+
+
+def test_numbers_that_are_none_are_said() -> None:
+    broken = [(images * torch.nan, labels) for images, labels in batches()]
+    with pytest.raises(OptionError, match="gate has no number for any channel: gradients or weights may be NaN"):
+        fxprune.compile(residual(), batches()[0][0], keep_rate=0.5, select="gate", data=broken)
 
 
 # -- Torch-Pruning ---------------------------------------------------------------------------------------------------

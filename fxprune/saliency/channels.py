@@ -29,7 +29,9 @@ Part = tuple[Ints, Scores]  # roots of one parameter's slices, and the score of 
 
 
 class ChannelCriterion(Protocol):
-    """A rule that scores channels. `scores` gives one number for each root; higher is worth more."""
+    """A rule that scores channels. `scores` gives one number for each root; higher is worth more. A group in which some
+    are NaN, because there is nothing to tell them by, keeps all of its channels.
+    """
 
     name: ClassVar[str]
 
@@ -208,7 +210,8 @@ def _distances(program: Program, one: Slices) -> Scores:
 class NormScale:
     """|gamma| of the normalisations of a channel (network slimming, Liu et al., ICCV 2017).
 
-    Torch-Pruning's BNScaleImportance agrees; for a channel with several normalisations both take the mean.
+    Torch-Pruning's BNScaleImportance agrees; for a channel with several normalisations both take the mean. A channel
+    without any has no score (NaN).
     """
 
     reduction: str = "mean"
@@ -216,15 +219,19 @@ class NormScale:
 
     def scores(self, program: Program, couplings: Couplings) -> Scores:
         slices = list(norm_slices(couplings))
-        scored = set(np.concatenate([one.roots for one in slices]).tolist()) if slices else set()
-        bare = [group for group in cuttable(program, couplings) if not scored.issuperset(group.roots.tolist())]
-        if bare:
+        met = np.zeros(couplings.analysis.atoms.total, dtype=bool)
+        for one in slices:
+            met[one.roots] = True
+        groups = cuttable(program, couplings)
+        if not any(met[group.roots].all() for group in groups):
             raise OptionError(
-                f"bn-scale needs a normalisation behind every layer that is cut; {bare[0].producers[0]} has none: "
-                "leave it out with --ignore, or choose another criterion"
+                f"bn-scale needs normalisations with scales; behind {groups[0].producers[0]} there is none, nor behind "
+                "any other layer that could be cut: choose another criterion"
             )
         parts = ((one.roots, one.summed(numbers_of(program, one.parameter).abs())) for one in slices)
-        return gathered(couplings, parts, self.reduction)
+        found = gathered(couplings, parts, self.reduction)
+        found[~met] = np.nan
+        return found
 
 
 def cuttable(program: Program, couplings: Couplings) -> list[ChannelGroup]:
