@@ -129,7 +129,8 @@ def _slices(couplings: Couplings, name: str, layer: Tensor) -> Slices:
 
 def numbers_of(program: Program, name: str) -> Tensor:
     """A parameter's numbers, on the CPU."""
-    return program.tensors[first_names(program).get(name, name)].detach().cpu()
+    found = program.tensors.get(name)  # names are told apart for tied ones only: that looks at all parameters
+    return (program.tensors[first_names(program)[name]] if found is None else found).detach().cpu()
 
 
 def gathered(couplings: Couplings, parts: Iterable[Part], reduction: str) -> Scores:
