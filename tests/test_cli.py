@@ -172,7 +172,7 @@ def test_options_are_checked_before_the_model_is_loaded(
         ("compile --sparsity 0.9", ("missing argument 'MODEL'; see fxprune compile --help",)),
         ("explain", ("missing argument 'MODEL'; see fxprune explain --help",)),
         ("zoo more", ("unexpected", "more")),
-        ("compil", ("no such command 'compil'. Did you mean 'compile'? See fxprune --help",)),
+        ("compil", ("no such command 'compil'. Did you mean 'compile', 'compare'? See fxprune --help",)),
         ("--what", ("no such option: --what; see fxprune --help",)),
     ],
 )
