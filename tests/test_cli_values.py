@@ -50,7 +50,7 @@ def complete(line: str, shell: str = "bash") -> list[str]:
 
 
 def test_commands_options_and_choices() -> None:
-    assert complete("fxprune com") == ["compile"]
+    assert complete("fxprune com") == ["compile", "compare"]
     assert {"compile", "explain", "zoo"} <= set(complete("fxprune "))
     assert complete("fxprune compile --keep-r") == ["--keep-rate"]
     assert complete("fxprune compile zoo:vgg16 --policy re") == ["reconvene"]
