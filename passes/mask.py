@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -10,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fxprune.densities import layer_zeros
+from fxprune.errors import OptionError
 from fxprune.facts import Prunable, WeightMasks
 from fxprune.program import Program
 from fxprune.saliency import Criterion
@@ -22,7 +24,7 @@ class Mask:
 
     sparsity   fraction of weights to zero, over all weights together
     criterion  what scores them, in float32 or float64; the lowest go. Among equal scores those at the lowest positions
-               stay
+               stay. A score that is NaN or infinite is an OptionError: its bits would rank above or below all others
     ranking    "global": all weights together; "uniform", "erk": each layer by itself, see `fxprune.densities`
     """
 
@@ -41,7 +43,7 @@ class Mask:
         return program.with_facts(WeightMasks(self._layer_masks(program, names, shapes)))
 
     def _masks(self, program: Program, names: Sequence[str], zeros: int) -> dict[str, Tensor]:
-        return masks_without_lowest(lambda: self.criterion.scores(program, names), zeros)
+        return masks_without_lowest(lambda: self._scores(program, names), zeros)
 
     def _layer_masks(
         self, program: Program, names: Sequence[str], shapes: Sequence[Sequence[int]]
@@ -49,6 +51,15 @@ class Mask:
         """One walk over the layers: a criterion may work out all of them for the first."""
         zeros = layer_zeros(shapes, self.sparsity, self.ranking)
         masks: dict[str, Tensor] = {}
-        for pair, count in zip(self.criterion.scores(program, names), zeros, strict=True):
+        for pair, count in zip(self._scores(program, names), zeros, strict=True):
             masks |= masks_without_lowest(partial(iter, (pair,)), count)
         return masks
+
+    def _scores(self, program: Program, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        for name, score in self.criterion.scores(program, names):
+            if score.numel() and not all(math.isfinite(one.item()) for one in score.aminmax()):
+                raise OptionError(
+                    f"{self.criterion.name} gives {name} scores that are NaN or infinite: look at the data, the loss and "
+                    "the weights, or choose another criterion"
+                )
+            yield name, score

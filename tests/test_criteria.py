@@ -238,6 +238,14 @@ def test_data_that_are_missing_or_too_few_are_asked_for(name: str) -> None:
         fxprune.compile(model, torch.zeros(2, 3, 32, 32), sparsity=0.9, criterion=name, data=[])
 
 
+@pytest.mark.parametrize("ranking", ["global", "uniform"])
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_scores_that_are_no_numbers_make_no_mask(name: str, ranking: str) -> None:
+    broken = [(images * torch.nan, labels) for images, labels in batches()]
+    with pytest.raises(OptionError, match=r"(snip|grasp|prospr) gives 0.weight scores that are NaN or infinite"):
+        fxprune.compile(network(), batches()[0][0], sparsity=0.5, criterion=name, ranking=ranking, data=broken)
+
+
 def test_another_loss_may_be_given() -> None:
     model = network()
     doubled = Data(batches(), lambda outputs, labels: 2 * F.cross_entropy(outputs, labels))
