@@ -59,7 +59,7 @@ class Mask:
         for name, score in self.criterion.scores(program, names):
             if score.numel() and not all(math.isfinite(one.item()) for one in score.aminmax()):
                 raise OptionError(
-                    f"{self.criterion.name} gives {name} scores that are NaN or infinite: look at the data, the loss and "
-                    "the weights, or choose another criterion"
+                    f"the scores of {name} are NaN or infinite: look at the data, the loss and the weights, or choose "
+                    "another criterion"
                 )
             yield name, score

@@ -242,7 +242,7 @@ def test_data_that_are_missing_or_too_few_are_asked_for(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_DATA)
 def test_scores_that_are_no_numbers_make_no_mask(name: str, ranking: str) -> None:
     broken = [(images * torch.nan, labels) for images, labels in batches()]
-    with pytest.raises(OptionError, match=r"(snip|grasp|prospr) gives 0.weight scores that are NaN or infinite"):
+    with pytest.raises(OptionError, match="the scores of 0.weight are NaN or infinite"):
         fxprune.compile(network(), batches()[0][0], sparsity=0.5, criterion=name, ranking=ranking, data=broken)
 
 
