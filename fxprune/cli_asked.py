@@ -34,12 +34,23 @@ def check_belonging(asked: Mapping[str, Any]) -> None:
             "2MiB says how large the result may be"
         )
     word = _word(ways[0], asked.get("method"))
+    _check_method(asked)
     for other, names in _BELONG.items():
         without = [name for name in names if name in asked]
         if other != word and without:
             raise OptionError(
                 f"{_flag(without[0])} has no effect with {_flag(ways[0])}: leave it out, or give {_flag(other)} instead"
             )
+
+
+def _check_method(asked: Mapping[str, Any]) -> None:
+    """Raise OptionError for an option that the method sets to something else, be it the usual value of that option."""
+    from fxprune.methods import method_named
+
+    name = asked.get("method")
+    for option, value in {} if name is None else method_named(name).settings.items():
+        if asked.get(option) not in (None, False, value):
+            raise OptionError(f"method {name} sets {option} to {value!r}: leave {_flag(option)} {asked[option]} out")
 
 
 def _word(way: str, method: str | None) -> str:

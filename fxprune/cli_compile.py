@@ -34,7 +34,7 @@ def compile_command(
     approximate: options.Approximate = None,
     no_proof: options.NoProof = False,
     method: methods.Method = None,
-    criterion: methods.Criterion = "magnitude",
+    criterion: methods.Criterion = None,
     ranking: methods.Ranking = None,
     policy: methods.Policy = None,
     coupling: methods.Coupling = None,

@@ -39,7 +39,7 @@ Method = Annotated[
     ),
 ]
 Criterion = Annotated[
-    Literal["magnitude", "random", "synflow", "snip", "grasp", "prospr"],
+    Literal["magnitude", "random", "synflow", "snip", "grasp", "prospr"] | None,
     option(
         "What ranks weights: magnitude, random, synflow, snip, grasp or prospr.",
         WIDTHS,

@@ -22,7 +22,11 @@ class Method:
 _TRAINED = {"keep_weights": True}
 
 METHODS: dict[str, Method] = {
-    "reconvene": Method("sparsity", {}, "mask, shrink the layers at least as sparse as the average, mask the others"),
+    "reconvene": Method(
+        "sparsity",
+        {"policy": "reconvene"},
+        "mask, shrink the layers at least as sparse as the average, mask the others",
+    ),
     "upai": Method("sparsity", {"policy": "none"}, "mask only: unstructured pruning at initialisation"),
     "spai": Method("sparsity", {"policy": "all"}, "shrink every layer to its density"),
     "inverted": Method("sparsity", {"policy": "inverted"}, "shrink the layers that Reconvene masks, and the reverse"),
@@ -53,7 +57,9 @@ METHODS: dict[str, Method] = {
     "taylor-element": Method(
         "keep_rate", {"select": "taylor-element", "pool": "global", **_TRAINED}, "Taylor, sign dropped at each place"
     ),
-    "uniform": Method("keep_rate", {"select": "first"}, "every layer keeps the same share: the control"),
+    "uniform": Method(
+        "keep_rate", {"select": "first", "pool": "local"}, "every layer keeps the same share: the control"
+    ),
 }
 
 

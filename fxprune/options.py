@@ -81,6 +81,8 @@ class Options:
             raise OptionError(f"seed must lie between 0 and 2**32 - 1, not {self.seed}")
         if self.approximate not in (None, "cut", "freeze"):
             raise OptionError(f"unknown approximate {self.approximate!r}: choose cut, freeze")
+        if self.select == "first" and self.pool != "local":
+            raise OptionError(f"select='first' ranks nothing that could compete: leave pool={self.pool!r} out")
         if self.keep_weights and self.init == "kaiming":
             raise OptionError("keep_weights keeps the given weights, init='kaiming' draws new ones: choose one of them")
 
