@@ -9,6 +9,22 @@ from fxprune.cost import Cost
 from fxprune.errors import OptionError
 
 _TRIALS = 16  # halvings: a 65 536th of the range
+_STEPS = (
+    0.9,
+    0.8,
+    0.65,
+    0.5,
+    0.35,
+    0.2,
+    0.1,
+    0.05,
+    0.02,
+    0.01,
+    0.005,
+    0.002,
+    1e-3,
+    1e-4,
+)  # of the way from `most` to `least`
 _NAMES = {"params": "parameters", "macs": "macs", "size": "bytes"}
 
 
@@ -57,19 +73,24 @@ def one_budget(params: float | None, macs: float | None, size: float | None) -> 
 def search(budget: Budget, dense: Cost, cost_at: Callable[[float], Cost], most: float, least: float) -> float:
     """The setting, between `most` (removes most) and `least`, whose cost comes nearest to the bound from below.
 
-    Costs need not fall at every step, so that the best of all trials is taken. Raises OptionError naming the smallest
-    cost when even `most` lies above the bound.
+    Costs need not fall at every step, so that the best of all trials is taken; nor need they be smallest at `most`, so
+    that steps on the way are tried where it lies above the bound. Raises OptionError naming the smallest cost seen
+    when all of them do.
     """
     bound = budget.bound(dense)
     if budget.of(dense) <= bound:
         return least
-    smallest = budget.of(cost_at(most))
-    if smallest > bound:
+    tried = {most: budget.of(cost_at(most))}
+    low, high = most, least
+    if tried[most] > bound:
+        low, high = _bracket(lambda setting: budget.of(cost_at(setting)), bound, tried, least)
+    if tried[low] > bound:
+        smallest = min(tried.values())
         raise OptionError(
-            f"the target of {bound:,.0f} {_NAMES[budget.kind]} cannot be met: the smallest possible here is "
+            f"the target of {bound:,.0f} {_NAMES[budget.kind]} cannot be met: the smallest found here is "
             f"{smallest:,} ({smallest / budget.of(dense):.2%} of the dense network's {budget.of(dense):,})"
         )
-    fits, best, low, high = most, smallest, most, least
+    fits, best = low, tried[low]
     for _ in range(_TRIALS):
         middle = (low + high) / 2
         found = budget.of(cost_at(middle))
@@ -79,3 +100,17 @@ def search(budget: Budget, dense: Cost, cost_at: Callable[[float], Cost], most: 
         else:
             high = middle
     return fits
+
+
+def _bracket(
+    number_at: Callable[[float], int], bound: float, tried: dict[float, int], least: float
+) -> tuple[float, float]:
+    """(the first step from `least` that lies below the bound, the one before it); adds to what was tried."""
+    (most,), before = tried, least
+    for rest in _STEPS:
+        setting = most + (least - most) * rest
+        tried[setting] = number_at(setting)
+        if tried[setting] <= bound:
+            return setting, before
+        before = setting
+    return most, before

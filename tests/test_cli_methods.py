@@ -69,7 +69,7 @@ def test_targets_are_met_and_told(option: str) -> None:
 
 def test_an_impossible_target_is_one_line_with_the_nearest() -> None:
     line = ("compile", "zoo:resnet8", "--target-size", "1kB", "--dry-run")
-    refused(run(*line), "the target of 1,000 bytes cannot be met: the smallest possible here is")
+    refused(run(*line), "the target of 1,000 bytes cannot be met: the smallest found here is")
 
 
 def test_ratios_for_each_layer() -> None:

@@ -83,8 +83,17 @@ def test_targets_are_met_and_nearly_used_up(options: dict[str, Any], kind: str) 
 
 
 def test_an_impossible_target_names_the_nearest() -> None:
-    with pytest.raises(OptionError, match=r"cannot be met: the smallest possible here is [\d,]+"):
+    with pytest.raises(OptionError, match=r"cannot be met: the smallest found here is [\d,]+"):
         fxprune.compile(zoo.build("resnet8"), IMAGE, target_size=1000, proof=False)
+
+
+@pytest.mark.parametrize("target", [0.9, 0.5, 0.3])
+def test_a_target_is_met_where_removing_most_does_not(target: float) -> None:
+    """Inverted shrinks nothing at the highest sparsities: its smallest resnet8 is that at 0.8 or so."""
+    report = fxprune.compile(zoo.build("resnet8"), IMAGE, method="inverted", target_params=target, proof=False).report
+    assert 0.85 * target <= report.after.parameters / report.before.parameters <= target
+    with pytest.raises(OptionError, match=r"smallest found here is [\d,]+ \(2\d\.\d\d% of the dense network's"):
+        fxprune.compile(zoo.build("resnet8"), IMAGE, method="inverted", target_params=0.01, proof=False)
 
 
 def test_the_search_takes_the_best_of_all_trials() -> None:
