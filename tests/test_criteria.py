@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -172,6 +172,62 @@ def test_synflow_flows_through_clipped_activations() -> None:
     assert all(torch.equal(clipped[name], plain[name]) for name in names)
     assert float(plain["first.weight"].sum()) > 0
     assert Clipped(True)(torch.ones(1, 2, 4, 4, dtype=torch.float64)).max().item() <= 6
+
+
+class Gated(nn.Module):
+    """Six squeeze-and-excitation blocks whose gates saturate on sums of absolute weights."""
+
+    def __init__(self, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.convs = nn.ModuleList([nn.Conv2d(8, 8, 3, padding=1) for _ in range(6)])
+        self.squeezes = nn.ModuleList([nn.Conv2d(8, 4, 1) for _ in range(6)])
+        self.excites = nn.ModuleList([nn.Conv2d(4, 8, 1) for _ in range(6)])
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, squeeze, excite in zip(self.convs, self.squeezes, self.excites, strict=True):
+            x = conv(x).relu()
+            x = x * self.gate(excite(squeeze(x.mean((2, 3), keepdim=True)).relu()))
+        return x
+
+
+GATES: list[Callable[[Tensor], Tensor]] = [
+    *(nn.Sigmoid(), nn.Hardsigmoid(inplace=True), torch.sigmoid, F.sigmoid, F.hardsigmoid, Tensor.sigmoid),
+    *(lambda x: x.sigmoid_(), lambda x: torch.ops.aten.sigmoid.default(x)),
+]
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_synflow_flows_through_gates_and_past_them(gate: Callable[[Tensor], Tensor]) -> None:
+    model = Gated(gate).double()
+    with torch.no_grad():
+        for one in model.parameters():
+            one.mul_(40)
+    names = [name for name, one in model.named_parameters() if one.ndim > 1]
+    program = capture(model, torch.zeros(1, 8, 4, 4, dtype=torch.float64))
+    totals = {name: float(score.sum()) for name, score in Synflow(0.0).scores(program, names)}
+    assert len(totals) == 18
+    assert min(totals.values()) > 0
+    convs = [total for name, total in totals.items() if "convs" in name]
+    assert max(convs) < 3 * min(convs)  # gates as the identity would double the score with each block: 32 times
+
+
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.Softsign, nn.LogSigmoid])
+def test_synflow_is_conserved_through_activations_that_saturate(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layers = [
+        nn.Linear(32, 16, bias=False),
+        kind(),
+        nn.Linear(16, 12, bias=False),
+        kind(),
+        nn.Linear(12, 3, bias=False),
+    ]
+    model = nn.Sequential(nn.Flatten(), *layers).double()
+    names = [name for name, _ in model.named_parameters()]
+    sums = [float(score.sum()) for score in scored(Synflow(0.0), model, names).values()]
+    assert sums[0] > 0
+    assert sums == pytest.approx([sums[0]] * 3, rel=1e-12)
 
 
 def test_synflow_says_where_even_float64_overflows() -> None:

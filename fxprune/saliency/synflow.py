@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from fxprune.emit.module import CompiledModule
 from fxprune.errors import OptionError
 from fxprune.program import Program
 from fxprune.saliency.selection import masks_without_lowest
@@ -28,8 +28,8 @@ class Synflow:
 
     In float64, since products of sums over many layers leave the range of float32, and in inference mode, so that batch
     normalisations are a positive factor. Running statistics are left as they are; biases take part in R and are not
-    scored. Scores of masked weights are 0, and masks are applied before each iteration. ReLU6 is taken for ReLU: sums
-    of absolute weights lie far above 6, where it has no slope and every score in front of it would be 0.
+    scored. Scores of masked weights are 0, and masks are applied before each iteration. Activations that saturate are
+    replaced, see `_Unsaturated`.
     """
 
     sparsity: float
@@ -43,7 +43,7 @@ class Synflow:
         return ((name, found[name]) for name in names)
 
     def _work(self, program: Program, names: Sequence[str]) -> dict[str, Tensor]:
-        network = _unclipped(trial_network(program, training=False, dtype=torch.float64))
+        network = trial_network(program, training=False, dtype=torch.float64)
         inputs = _ones(program)
         with torch.no_grad():
             for parameter in network.parameters():
@@ -63,7 +63,7 @@ class Synflow:
     def _flow(
         self, network: nn.Module, weights: dict[str, nn.Parameter], inputs: tuple[tuple[Any, ...], dict[str, Any]]
     ) -> dict[str, Tensor]:
-        with same_draws(self.seed):
+        with same_draws(self.seed), _Unsaturated():
             outputs = pytree.tree_leaves(network(*inputs[0], **inputs[1]))
             total = sum(one.sum() for one in outputs if isinstance(one, Tensor) and one.requires_grad)
             slopes = torch.autograd.grad(total, list(weights.values()), allow_unused=True)  # type: ignore[arg-type]
@@ -75,17 +75,47 @@ class Synflow:
         return found
 
 
-def _unclipped(network: nn.Module) -> nn.Module:
-    """The network, without an upper end to its activations."""
-    assert isinstance(network, CompiledModule)
-    for module in network.modules():
-        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
-            module.max_val = math.inf
-    for node in network.graph.nodes:
-        if node.target is functional.relu6:
-            node.target = functional.relu
-    network.recompile()
-    return network
+class _Unsaturated(TorchFunctionMode):
+    """Runs activations that saturate without their upper end, be they modules, functions, methods or ATen calls.
+
+    Sums of absolute weights lie far beyond it: there is no slope left there, and every score in front would be 0.
+    Where one layer's activation feeds the next, the identity (or ReLU) keeps what flows equal from layer to layer.
+    Sigmoids multiply feature maps (squeeze-and-excitation): as the identity each of them would square the magnitude and
+    double the scores in front of it, which after a few blocks overflows or starves the last layers. A logarithm keeps
+    their slope positive and their growth small; close to 0 it is about the sigmoid.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "").partition(".")[0].rstrip("_")
+        if name not in _STAND_INS:
+            return func(*args, **(kwargs or {}))
+        return _STAND_INS[name](*args, **(kwargs or {}))
+
+
+def _identity(input: Tensor, **_: Any) -> Tensor:
+    return input.clone()  # what follows may write into it
+
+
+def _slow_gate(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return functional.softplus(input).log1p()
+
+
+def _rectified(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return input.relu()
+
+
+def _above(input: Tensor, min_val: float = -1.0, *_: Any, **__: Any) -> Tensor:
+    return input.clamp(min=min_val)
+
+
+_STAND_INS: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(("sigmoid", "hardsigmoid", "expit", "special_expit"), _slow_gate),
+    **dict.fromkeys(("tanh", "softsign", "logsigmoid", "log_sigmoid"), _identity),
+    "relu6": _rectified,
+    "hardtanh": _above,
+}
 
 
 def _ones(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
