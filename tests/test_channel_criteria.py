@@ -16,6 +16,7 @@ from fxprune import zoo
 from fxprune.capture.module import capture
 from fxprune.capture.zoo_imports import import_torchvision
 from fxprune.channels.groups import Couplings
+from fxprune.cost import cost
 from fxprune.errors import OptionError
 from fxprune.manager import PassManager
 from fxprune.options import Options
@@ -189,6 +190,27 @@ def test_gates_per_mac() -> None:
     plain, per_mac = (scored(GateSlope(Data(batches()), per_mac=one), residual()) for one in (False, True))
     assert torch.allclose(per_mac["inner.weight"] * (4 * 9 * 16), plain["inner.weight"])
     assert torch.allclose(per_mac["stem.weight"] * (3 * 9 * 16 + 6 * 9 * 16), plain["stem.weight"])
+
+
+class ChannelsLast(nn.Module):
+    """A hidden linear layer over places, with the channels in the last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(3, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(F.relu(self.wide(x.permute(0, 2, 3, 1)))).mean((1, 2))
+
+
+def test_gates_per_mac_where_channels_come_last() -> None:
+    torch.manual_seed(0)
+    model = ChannelsLast().double()
+    plain, per_mac = (scored(GateSlope(Data(batches()), per_mac=one), model)["wide.weight"] for one in (False, True))
+    program, couplings = found(model, batches()[0][0])
+    without_the_other = cost(program, couplings.analysis).macs - 16 * 5 * 16
+    assert without_the_other == 16 * 3 * 16
+    assert torch.allclose(per_mac * (without_the_other / 16), plain)
 
 
 def test_pools() -> None:

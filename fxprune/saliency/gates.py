@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fxprune.channels.groups import ChannelGroup, Couplings
-from fxprune.channels.layers import Labels
 from fxprune.channels.scores import Scores
+from fxprune.group_costs import weight_macs
 from fxprune.program import Program
 from fxprune.saliency.channels import cuttable
 from fxprune.saliency.trial import Data, needed, same_draws, trial_network
@@ -65,14 +65,15 @@ class GateSlope:
                 moved = zip(list(weights.items()), slopes, strict=True)
                 weights.update({name: weight - self.rate * slope for (name, weight), slope in moved})
             [slope] = torch.autograd.grad(loss(self.steps), [gates])
-        return self._by_root(couplings, groups, slope.abs()[:-1].double().numpy())
+        return self._by_root(program, couplings, groups, slope.abs()[:-1].double().numpy())
 
-    def _by_root(self, couplings: Couplings, groups: list[ChannelGroup], slopes: Scores) -> Scores:
+    def _by_root(self, program: Program, couplings: Couplings, groups: list[ChannelGroup], slopes: Scores) -> Scores:
+        macs = weight_macs(program, couplings) if self.per_mac else {}
         found = np.zeros(couplings.analysis.atoms.total)
         start = 0
         for group in groups:
             own = slopes[start : start + group.width]
-            found[group.roots] = own / channel_macs(couplings, group) if self.per_mac else own
+            found[group.roots] = own / channel_macs(couplings, group, macs) if self.per_mac else own
             start += group.width
         return found
 
@@ -91,16 +92,11 @@ def gated(parameters: Mapping[str, Tensor], sites: tuple[Site, ...], gates: Tens
     return found
 
 
-def channel_macs(couplings: Couplings, group: ChannelGroup) -> float:
-    """Multiply-accumulates of the layers that make a group, for one of its channels and one example."""
-    total = 0.0
-    seen: set[str] = set()
-    for producer in couplings.analysis.producers:
-        if producer.weight not in group.producers or producer.weight in seen:
-            continue
-        seen.add(producer.weight)
-        labels = couplings.analysis.seen[producer.mode, producer.node].value
-        shape = couplings.analysis.parameter_labels[producer.weight].shape
-        places = 1 if not isinstance(labels, Labels) else int(np.prod(labels.shape[2:]))
-        total += places * float(np.prod(shape)) / len(producer.outputs)
+def channel_macs(couplings: Couplings, group: ChannelGroup, macs: Mapping[str, int]) -> float:
+    """Multiply-accumulates of the layers that make a group, for one of its channels and one example.
+
+    macs   of each weight, as `weight_macs` gives them
+    """
+    channels = {one.weight: len(one.outputs) for one in couplings.analysis.producers}
+    total = sum(macs.get(weight, 0) / channels[weight] for weight in dict.fromkeys(group.producers))
     return max(total, 1.0)
