@@ -299,6 +299,27 @@ def test_numbers_that_are_none_are_said() -> None:
         fxprune.compile(residual(), batches()[0][0], keep_rate=0.5, select="gate", data=broken)
 
 
+class SideHead(nn.Module):
+    """A second head with a layer of its own, which the default loss does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.side, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 5, 1)
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.body(x).relu()
+        return self.head(x).mean((2, 3)), self.last(self.side(x).relu()).mean((2, 3))
+
+
+def test_a_feature_map_that_the_loss_leaves_out_is_said() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(OptionError, match="the loss does not reach the feature map at side"):
+        fxprune.compile(
+            SideHead().double(), batches()[0][0], keep_rate=0.5, select="taylor", data=batches(), keep_weights=True
+        )
+
+
 # -- Torch-Pruning ---------------------------------------------------------------------------------------------------
 
 

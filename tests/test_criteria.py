@@ -302,6 +302,36 @@ def test_scores_that_are_no_numbers_make_no_mask(name: str, ranking: str) -> Non
         fxprune.compile(network(), batches()[0][0], sparsity=0.5, criterion=name, ranking=ranking, data=broken)
 
 
+class TwoHeaded(nn.Module):
+    """The default loss sees the first of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.side = nn.Conv2d(2, 4, 3), nn.Linear(16, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        flat = self.body(x).relu().flatten(1)
+        return self.head(flat), self.side(flat)
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_a_head_that_the_loss_leaves_out_is_not_masked_away(name: str) -> None:
+    torch.manual_seed(0)
+    model, image = TwoHeaded().double(), batches()[0][0]
+    with pytest.raises(OptionError, match="the loss does not reach side.weight: give a loss of all"):
+        fxprune.compile(model, image, sparsity=0.5, criterion=name, data=batches())
+    ignored = fxprune.compile(model, image, sparsity=0.5, criterion=name, data=batches(), ignore=["side"])
+    assert ignored.report.achieved_sparsity > 0
+    both = Data(batches(), lambda outputs, labels: F.cross_entropy(outputs[0] + outputs[1], labels))
+    assert fxprune.compile(model, image, sparsity=0.5, criterion=name, data=both).report.achieved_sparsity > 0
+
+
+def test_labels_outside_the_classes_are_said() -> None:
+    wrong = [(images, labels + 7) for images, labels in batches()]
+    with pytest.raises(OptionError, match=r"these labels for outputs of shape \(5, 3\) \(Target \d is out of bounds"):
+        fxprune.compile(network(), batches()[0][0], sparsity=0.5, criterion="snip", data=wrong)
+
+
 def test_another_loss_may_be_given() -> None:
     model = network()
     doubled = Data(batches(), lambda outputs, labels: 2 * F.cross_entropy(outputs, labels))

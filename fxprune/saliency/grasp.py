@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxprune.program import Program
-from fxprune.saliency.trial import Data, ScoresOnce, cooled, needed, same_draws, trial_network, weights_of
+from fxprune.saliency.trial import Data, ScoresOnce, cooled, needed, same_draws, slopes_of, trial_network, weights_of
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Grasp:
             inputs, labels = batches[number]
             with same_draws(self.seed + number):
                 loss = data.loss_of(cooled(network(*inputs), self.temperature), labels)
-                return torch.autograd.grad(loss, order, create_graph=graph)
+                return slopes_of(loss, weights, create_graph=graph)
 
         flow = [sum(parts) for parts in zip(*(slopes(k, False) for k in range(len(batches))), strict=True)]
         curved = [torch.zeros_like(weight) for weight in order]
         for number in range(len(batches)):
             with torch.enable_grad():
                 along = sum((ours * fixed).sum() for ours, fixed in zip(slopes(number, True), flow, strict=True))
-                parts = torch.autograd.grad(along, order)
+                parts = torch.autograd.grad(along, order, allow_unused=True, materialize_grads=True)
             curved = [total + part for total, part in zip(curved, parts, strict=True)]
         pairs = zip(weights.items(), curved, strict=True)
         return {name: weight.detach() * hessian for (name, weight), hessian in pairs}

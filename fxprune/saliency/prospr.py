@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fxprune.program import Program
-from fxprune.saliency.trial import Data, ScoresOnce, needed, same_draws, trial_network
+from fxprune.saliency.trial import Data, ScoresOnce, needed, same_draws, slopes_of, trial_network
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,5 @@ class Prospr:
                         continue
                     speed[name] = slope + self.momentum * speed[name] if name in speed else slope
                     weights[name] = weight - self.rate * speed[name]
-            found = torch.autograd.grad(loss(self.steps), [masks[name] for name in names])
+            found = slopes_of(loss(self.steps), masks)
         return {name: slope.abs() for name, slope in zip(names, found, strict=True)}

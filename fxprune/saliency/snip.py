@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fxprune.program import Program
-from fxprune.saliency.trial import Data, ScoresOnce, needed, same_draws, trial_network, weights_of
+from fxprune.saliency.trial import Data, ScoresOnce, needed, same_draws, slopes_of, trial_network, weights_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,6 @@ class Snip:
         weights = weights_of(network, names)
         with same_draws(self.seed):
             loss = data.loss_of(network(*inputs), labels)
-            slopes = torch.autograd.grad(loss, list(weights.values()))
+            slopes = slopes_of(loss, weights)
         pairs = zip(weights.items(), slopes, strict=True)
         return {name: (weight.detach() * slope).abs() for (name, weight), slope in pairs}

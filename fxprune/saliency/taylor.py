@@ -61,6 +61,11 @@ class Taylor:
                 watcher = _Maps(network, nodes)
                 data.loss_of(watcher.run(*inputs), expected).backward()
             for node in labels:
+                if watcher.maps[node].grad is None:
+                    raise OptionError(
+                        f"the loss does not reach the feature map at {node}: give a loss of all that the network "
+                        "returns with the data, or leave its layer out with ignore"
+                    )
                 ours = self._score(watcher.maps[node], labels[node])
                 found[node] = found[node] + ours if node in found else ours
         return gathered(couplings, self._parts(couplings, found, labels), self.reduction)

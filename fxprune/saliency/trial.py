@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from fxprune.emit.module import build_module
-from fxprune.errors import OptionError
+from fxprune.errors import OptionError, first_line
 from fxprune.program import Program
 
 Loss = Callable[[Any, Any], Tensor]
@@ -48,7 +48,14 @@ class Data:
     def loss_of(self, outputs: Any, labels: Any) -> Tensor:
         if self.loss is not None:
             return self.loss(outputs, labels)
-        return F.cross_entropy(first_tensor(outputs), labels)
+        scores = first_tensor(outputs)
+        try:
+            return F.cross_entropy(scores, labels)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise OptionError(
+                f"cross entropy cannot take these labels for outputs of shape {tuple(scores.shape)} "
+                f"({first_line(error)}): give labels that fit, or a loss of your own with the data"
+            ) from error
 
 
 def as_data(given: Data | Iterable[tuple[Any, Any]] | None) -> Data | None:
@@ -86,6 +93,21 @@ def trial_network(program: Program, *, training: bool, dtype: torch.dtype | None
 def weights_of(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
     """The weights of these names, in order."""
     return {name: network.get_parameter(name) for name in names}
+
+
+def slopes_of(loss: Tensor, weights: Mapping[str, Tensor], *, create_graph: bool = False) -> tuple[Tensor, ...]:
+    """dloss/dweight of each. Raises OptionError naming those that the loss does not reach: a score of 0 would mask an
+    auxiliary head away for no better reason than that the loss left it out.
+    """
+    found = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, allow_unused=True)
+    missed = [name for name, slope in zip(weights, found, strict=True) if slope is None]
+    if missed:
+        more = f" and {len(missed) - 3} more" if len(missed) > 3 else ""
+        raise OptionError(
+            f"the loss does not reach {', '.join(missed[:3])}{more}: give a loss of all that the network returns with "
+            "the data, or leave these layers out with ignore"
+        )
+    return found
 
 
 @contextmanager
