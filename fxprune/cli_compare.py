@@ -31,12 +31,12 @@ _Methods = Annotated[
     ),
 ]
 _Equal = Annotated[
-    Literal["sparsity", "params", "macs"],
+    Literal["params", "macs", "sparsity"],
     option(
-        "What methods with a keep rate are cut to: parameters to 1 - S of the dense network's (sparsity), or the "
-        "parameters or MACs of the first method.",
+        "What methods with a keep rate are cut to: parameters or MACs of the first method that takes a sparsity, or "
+        "parameters to 1 - S of the dense network's (sparsity).",
         WHAT,
-        default="sparsity",
+        default="params",
         metavar="TO",
     ),
 ]
@@ -50,7 +50,7 @@ def compare_command(
     model: options.Model,
     sparsity: options.Sparsities,
     methods: _Methods = None,
-    equal: _Equal = "sparsity",
+    equal: _Equal = "params",
     only: options.Only = None,
     ignore: options.Ignore = None,
     no_proof: options.NoProof = False,

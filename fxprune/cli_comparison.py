@@ -109,6 +109,4 @@ def _proofs(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def _equalised(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """What a sparsity means to a method that does not know any."""
-    names = dict.fromkeys(row.method for row in rows if row.keep_rate is not None)
-    told = "channels were removed until so many parameters, or what --equal says, were left"
-    return [("keep rate", f"{', '.join(names)}: {told}")] if names else []
+    return [("cut to", f"{row.name}: at most {row.target}") for row in rows if row.target]

@@ -20,7 +20,7 @@ from fxprune.program import Program
 from fxprune.report import LayerLine, Report
 from fxprune.runtime.together import Measuring, Together
 
-EQUAL = {"sparsity": None, "params": "parameters", "macs": "macs"}
+EQUAL = {"params": "parameters", "macs": "macs", "sparsity": None}
 DENSE = "dense"
 
 
@@ -29,6 +29,7 @@ class Row:
     """One method at one sparsity.
 
     keep_rate    of channels, for a method that takes that
+    target       what such a method was cut to, in words
     error        why there is nothing else
     """
 
@@ -36,6 +37,7 @@ class Row:
     sparsity: float
     cost: Cost | None = None
     keep_rate: float | None = None
+    target: str | None = None
     layers: tuple[LayerLine, ...] = ()
     proof_error: float | None = None
     notes: tuple[str, ...] = ()
@@ -67,14 +69,14 @@ class Comparison:
 class Contest:
     """What is compared.
 
-    equal     what methods with a keep rate are cut to: "sparsity": parameters, to 1 - sparsity of the dense network's;
-              "params" or "macs": to those of the first method at the same sparsity
+    equal     what methods with a keep rate are cut to: "params" or "macs": those of the first method that takes the
+              sparsity; "sparsity": parameters, to 1 - sparsity of the dense network's, as is "params" without one
     options   arguments of `compile` for all of them, as seed or ignore
     """
 
     methods: Sequence[str]
     sparsities: Sequence[float]
-    equal: str = "sparsity"
+    equal: str = "params"
     options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -86,11 +88,15 @@ class Contest:
             method_named(name)
         for sparsity in self.sparsities:
             Options(sparsity=sparsity)
-        if self.equal != "sparsity" and method_named(self.methods[0]).knob != "sparsity":
+        if self.equal == "macs" and not self.takes_sparsity:
             raise OptionError(
-                f"equal={self.equal!r} takes the first method for its measure, and {self.methods[0]} has a keep rate: "
-                "begin with one that takes a sparsity"
+                "equal='macs' takes a method with a sparsity for its measure: name one, these have a keep rate"
             )
+
+    @property
+    def takes_sparsity(self) -> tuple[str, ...]:
+        """Those of the methods that know what a sparsity is."""
+        return tuple(name for name in self.methods if method_named(name).knob == "sparsity")
 
 
 def compare(
@@ -122,35 +128,38 @@ class _Work:
         self.notes: list[str] = []
 
     def rows(self, sparsity: float) -> list[Row]:
-        """One for each method; the first may be the measure of the others."""
-        found: list[Row] = []
-        for name in self.contest.methods:
+        """One for each method; those that take the sparsity run first, because one of them measures the others."""
+        measures = self.contest.takes_sparsity
+        found: dict[str, Row] = {}
+        for name in (*measures, *(one for one in self.contest.methods if one not in measures)):
             with phase(f"{name} {sparsity:g}"):
-                found.append(self._row(name, sparsity, found[0] if found else None))
-        return found
+                measure = next((found[one] for one in measures if one in found and found[one].cost), None)
+                found[name] = self._row(name, sparsity, measure)
+        return [found[name] for name in self.contest.methods]
 
-    def _row(self, name: str, sparsity: float, first: Row | None) -> Row:
+    def _row(self, name: str, sparsity: float, measure: Row | None) -> Row:
         try:
-            amount = self._amount(name, sparsity, first)
+            amount = self._amount(name, sparsity, measure)
             report, small = self._compiled(name, amount)
         except FxpruneError as error:
             return Row(name, sparsity, error=str(error))
         self.dense = report.before
         row = Row(
-            name, sparsity, report.after, report.asked["keep_rate"], report.layers, report.proof_error, report.notes
-        )
+            name, sparsity, report.after, report.asked["keep_rate"], _target(amount, report.before, measure),
+            report.layers, report.proof_error, report.notes,
+        )  # fmt: skip
         return self._exported(row, small)
 
-    def _amount(self, name: str, sparsity: float, first: Row | None) -> dict[str, float]:
+    def _amount(self, name: str, sparsity: float, measure: Row | None) -> dict[str, float]:
         """The argument of `compile` that says how much is removed."""
         if method_named(name).knob == "sparsity":
             return {"sparsity": sparsity}
         kind = EQUAL[self.contest.equal]
-        if kind is None:
+        if kind is None or not self.contest.takes_sparsity:
             return {"target_params": 1 - sparsity}
-        if first is None or first.cost is None:
-            raise OptionError(f"{self.contest.methods[0]}, whose {kind} are the measure, did not work")
-        return {f"target_{self.contest.equal}": getattr(first.cost, kind)}
+        if measure is None:
+            raise OptionError(f"{self.contest.takes_sparsity[0]}, whose {kind} are the measure, did not work")
+        return {f"target_{self.contest.equal}": getattr(measure.cost, kind)}
 
     def _compiled(self, name: str, amount: Mapping[str, float]) -> tuple[Report, Program]:
         seen = _First(self._add_dense if self.measuring and not self.measuring.files else None)
@@ -188,6 +197,17 @@ class _Work:
         except FxpruneError as error:
             self.notes.append(str(error))
             return None
+
+
+def _target(amount: Mapping[str, float], dense: Cost, measure: Row | None) -> str | None:
+    """What a method with a keep rate was cut to, with numbers; None for one that took the sparsity."""
+    ((name, value),) = amount.items()
+    if name == "sparsity":
+        return None
+    if value <= 1:
+        return f"{value * dense.parameters:,.0f} parameters, {value:.3g} of the dense network's"
+    assert measure is not None  # only its costs are absolute
+    return f"{value:,.0f} {EQUAL[name.removeprefix('target_')]}, those of {measure.method}"
 
 
 class _First:

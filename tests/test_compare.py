@@ -46,24 +46,40 @@ def test_rows_are_what_compile_says() -> None:
     for row in found["rows"]:
         assert row["error"] is None
         if row["method"] == "uniform":
-            assert 0 < row["keep_rate"] < 1
-            allowed = (1 - row["sparsity"]) * found["dense"]["parameters"]
-            assert 0.8 * allowed <= row["cost"]["parameters"] <= allowed
+            assert 0 < row["keep_rate"] <= 1
+            first = next(one for one in found["rows"] if one["sparsity"] == row["sparsity"])["cost"]["parameters"]
+            assert 0.8 * first <= row["cost"]["parameters"] <= first
+            assert row["target"] == f"{first:,} parameters, those of reconvene"
 
 
 @pytest.mark.parametrize(("equal", "kind"), [("macs", "macs"), ("params", "parameters")])
 def test_a_method_with_a_keep_rate_may_be_cut_to_what_the_first_one_costs(equal: str, kind: str) -> None:
     first, second = compared("--sparsity", "0.9", "--methods", "spai,uniform", "--equal", equal)["rows"]
     assert 0.8 * first["cost"][kind] <= second["cost"][kind] <= first["cost"][kind]
+    swapped = compared("--sparsity", "0.9", "--methods", "uniform,spai", "--equal", equal)["rows"]
+    assert swapped == [second, first]
+
+
+@pytest.mark.parametrize("line", ["--methods uniform,spai --equal sparsity", "--methods uniform"])
+def test_without_a_measure_the_sparsity_says_how_many_parameters_stay(line: str) -> None:
+    found = compared("--sparsity", "0.9", *line.split())
+    allowed = 0.1 * found["dense"]["parameters"]
+    assert 0.8 * allowed <= found["rows"][0]["cost"]["parameters"] <= allowed
+    assert found["rows"][0]["target"] == f"{allowed:,.0f} parameters, 0.1 of the dense network's"
+
+
+def test_a_measure_that_did_not_work_measures_nothing() -> None:
+    rows = compare(small(), torch.zeros(2, 3, 8, 8), Contest(["spai", "l1"], [0.5], options={"only": ["9"]})).rows
+    assert rows[1].error == "spai, whose parameters are the measure, did not work"
 
 
 def test_an_error_loses_no_other_row() -> None:
-    line = ("--sparsity", "0.5,0.9999", "--methods", "reconvene,3sp,uniform", "--no-measure", "--no-proof")
-    result = run("compare", "zoo:resnet8", *line, columns=100)
+    line = ("--sparsity", "0.5,0.9999", "--methods", "reconvene,3sp,uniform", "--equal", "sparsity")
+    result = run("compare", "zoo:resnet8", *line, "--no-measure", "--no-proof", columns=100)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "3sp 0.5: 3sp scores weights by gradients and needs labelled data" in " ".join(result.stdout.split())
     assert "uniform 0.9999: the target of 8 parameters cannot be met" in " ".join(result.stdout.split())
-    rows = compared(*line[:4], "--data", "synthetic", "--data-batch", "4")["rows"]
+    rows = compared(*line, "--data", "synthetic", "--data-batch", "4")["rows"]
     assert [row["error"] is None for row in rows] == [True, True, True, True, False, False]
     assert run("compare", "zoo:resnet8", "--sparsity", "0.9", "--methods", "3sp", "--no-measure").exit_code == 1
 
@@ -75,7 +91,7 @@ def test_an_error_loses_no_other_row() -> None:
         ("--sparsity much", ("'much' is no number",)),
         ("--sparsity 0.9,1", ("below 1, not 1.0",)),
         ("--sparsity 0.9 --methods spai,taste", ("unknown method 'taste'",)),
-        ("--sparsity 0.9 --methods uniform,spai --equal macs", ("takes the first method for its measure",)),
+        ("--sparsity 0.9 --methods uniform,l1 --equal macs", ("takes a method with a sparsity for its measure",)),
         ("--sparsity 0.9 --plot picture.gif", ("--plot picture.gif", ".png, .svg")),
     ],
 )
