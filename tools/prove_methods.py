@@ -6,7 +6,8 @@ one of them fails.
 
 A method that takes a sparsity gets 0.5 and 0.9 as that; one that takes a keep rate loses half or nine tenths of its
 channels. Networks have random weights and BatchNorm statistics, pictures and labels are noise: exactness does not
-depend on them. Each line of build/methods.jsonl is one run, so that a run that is ended goes on where it was.
+depend on them. Each line of build/methods.jsonl is one run, so that a run that is ended goes on where it was:
+with the same pixels, torch and commit, and no change since.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,13 +46,14 @@ def main() -> int:
     options = parsed()
     torch.set_num_threads(1)
     options.records.parent.mkdir(parents=True, exist_ok=True)
-    known = {} if options.again else read(options.records)
+    of = (options.size, torch.__version__, commit())
+    known = {} if options.again or not of[-1] else read(options.records)
     print(COLUMNS.format(*HEAD), flush=True)
     faults = 0
     for key in runs(options):
-        record = known.get(key)
+        record = known.get((*key, *of))
         if record is None:
-            record = {"key": list(key), **tried(*key, options.size)}
+            record = {"key": [*key, *of], **tried(*key, options.size)}
             with options.records.open("a") as out:
                 out.write(f"{json.dumps(record)}\n")
         faults += not told(record)
@@ -70,9 +73,16 @@ def parsed() -> argparse.Namespace:
 
 
 def read(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Method, network and amount -> what came out last."""
+    """Method, network, amount, pixels, torch and commit -> what came out last."""
     lines = path.read_text().splitlines() if path.is_file() else []
     return {tuple(record["key"]): record for record in map(json.loads, lines)}
+
+
+def commit() -> str:
+    """Of a checkout without changes; empty otherwise, because nothing tells two of those apart."""
+    line = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    told = subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
+    return "" if told.endswith("-dirty") else told
 
 
 def runs(options: argparse.Namespace) -> Iterator[tuple[str, str, float]]:
@@ -131,7 +141,7 @@ def stepped(module: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def told(record: dict[str, Any]) -> bool:
     """Print the line of a run. Returns whether everything holds."""
-    method, net, at = record["key"]
+    method, net, at = record["key"][:3]
     seconds = f"{record['seconds']:.0f}"
     if "error" in record:
         print(COLUMNS.format(method, net, at, *"-----", seconds, record["error"]), flush=True)
