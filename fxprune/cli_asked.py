@@ -23,6 +23,19 @@ _WAYS = {
 # Options that the other word does not look at.
 _BELONG = {"sparsity": ("policy", "coupling", "average", "ranking"), "keep_rate": ("select", "pool", "reduction")}
 
+# (option, what it is set to): options that nothing looks at then.
+_INERT = {
+    ("policy", "precrop"): ("criterion", "ranking", "coupling", "average"),
+    ("policy", "precrop-synflow"): ("coupling",),
+    ("policy", "none"): ("coupling", "average"),
+    ("select", "saliency"): ("reduction",),
+    ("select", "first"): ("reduction",),
+    ("select", "random"): ("reduction",),
+    ("select", "gate"): ("reduction",),
+    ("select", "gate-per-mac"): ("reduction",),
+    ("select", "gate-after-steps"): ("reduction",),
+}
+
 
 def check_belonging(asked: Mapping[str, Any]) -> None:
     """Raise OptionError unless one of the ways was given, and nothing that has no effect with it."""
@@ -41,6 +54,7 @@ def check_belonging(asked: Mapping[str, Any]) -> None:
             raise OptionError(
                 f"{_flag(without[0])} has no effect with {_flag(ways[0])}: leave it out, or give {_flag(other)} instead"
             )
+    _check_inert(asked, word)
 
 
 def _check_method(asked: Mapping[str, Any]) -> None:
@@ -51,6 +65,19 @@ def _check_method(asked: Mapping[str, Any]) -> None:
     for option, value in {} if name is None else method_named(name).settings.items():
         if asked.get(option) not in (None, False, value):
             raise OptionError(f"method {name} sets {option} to {value!r}: leave {_flag(option)} {asked[option]} out")
+
+
+def _check_inert(asked: Mapping[str, Any], word: str) -> None:
+    """Raise OptionError for an option that another one, given or set by the method, leaves without effect."""
+    from fxprune.methods import METHODS
+
+    decides, usual = ("policy", "reconvene") if word == "sparsity" else ("select", "saliency")
+    settings = METHODS[asked["method"]].settings if "method" in asked else {}
+    value = settings.get(decides, asked.get(decides, usual))
+    idle = ("criterion",) if decides == "select" and value != "saliency" else ()
+    for option in (*_INERT.get((decides, value), ()), *idle):
+        if option in asked and option not in settings:
+            raise OptionError(f"{_flag(option)} has no effect where {decides} is {value}: leave it out")
 
 
 def _word(way: str, method: str | None) -> str:
