@@ -129,7 +129,8 @@ def _zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> byte
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
         for name, content in members.items():
-            archive.writestr(name, content)
+            # a ZipInfo of its own is dated 1980, not now: the same seed gives the same bytes at any time
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return stream.getvalue()
 
 
