@@ -13,6 +13,7 @@ from torch import Tensor, nn
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 
 import coverage_checks
+import coverage_exactness
 from coverage_networks import Network
 from coverage_page import page
 
@@ -51,19 +52,36 @@ def test_a_right_network(small: None) -> None:
     assert found["kept_weights"]["share"] < found["share"] == 1.0
 
 
-def test_a_wrong_cut_is_called_wrong(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled network has one weight that it should not have."""
-    right = fxprune.compile
+@pytest.fixture
+def wrong_halves(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Seeds for which the compiled network has one weight that it should not have."""
+    right, seeds = fxprune.compile, {3, 4, 5}
 
     def wrong(*args: Any, **options: Any) -> fxprune.Compiled:
         done = right(*args, **options)
         with torch.no_grad():
-            done.module.get_parameter("b.weight")[0, 0] += 0.01
+            done.module.get_parameter("b.weight")[0, 0] += 0.01 * (options.get("seed") in seeds)
         return done
 
     monkeypatch.setattr(fxprune, "compile", wrong)
+    return seeds
+
+
+def test_a_wrong_cut_is_called_wrong(small: None, wrong_halves: set[int]) -> None:
     found = record()
     assert found["status"] == "wrong" and "exact: differs from the oracle" in found["faults"]
+    assert found["exact"]["half"] == 3  # no other one is tried where rounding is no excuse
+
+
+def test_a_half_that_magnifies_rounding_is_drawn_again(
+    small: None, wrong_halves: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coverage_exactness, "rounding", lambda *_: 1e-6)
+    assert record()["status"] == "wrong"  # all three of them
+    wrong_halves.remove(4)
+    found = record()
+    assert found["status"] == "ok" and found["exact"]["half"] == 4
+    assert " half 4 |" in page([Network("timm:small", "small", 1000, True)], {"timm:small": found})
 
 
 def test_whatever_a_network_raises_is_noted(small: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from coverage_exactness import EXACT, judged
 from coverage_networks import NoDraws
-from coverage_oracle import kept_channels_only, references
 from families import conv_share, conv_weights, prunable, randomise
-from family_oracle import relative
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -36,7 +35,7 @@ from fxprune.errors import FxpruneError, NothingPrunableError
 from fxprune.program import Inputs, skeleton_of
 from fxprune.report import Report
 
-EXACT, ILL_CONDITIONED, ONNX = 1e-9, 1e-5, 1e-3
+ONNX = 1e-3
 SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384)
 
 
@@ -149,78 +148,24 @@ def _speed(record: dict[str, Any], model: nn.Module) -> None:
 
 def _exactness(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...]) -> None:
     """What the engine says, unproved, against the oracle; where the two differ, what is left after the proof."""
-    dense = copy.deepcopy(model).double().eval()
-    done, record["exact"] = _judged(dense, shape, "cut")
+    dense, x = copy.deepcopy(model).double().eval(), pictures(shape, 2, torch.float64)
+    done, record["exact"] = judged(dense, x, "cut")
     record |= _described(model, done.report)
     if done.report.approximate:
-        record["kept_weights"] = _frozen_statistics(model, dense, shape)
+        record["kept_weights"] = _frozen_statistics(model, dense, x)
     outcomes = [record["exact"], record.get("kept_weights", {"error": 0.0, "by": ""})]
     if any(one["error"] > EXACT and one["by"] == "oracle" for one in outcomes):
         record["wrong"] = True
         record["faults"].append("exact: differs from the oracle")
 
 
-def _judged(dense: nn.Module, shape: tuple[int, ...], approximate: str) -> tuple[fxprune.Compiled, dict[str, Any]]:
-    """Half of the network and how far it is from the oracle: unproved, and where that is too far, proved."""
-    done = _halved(dense, shape, approximate, proof=False)
-    outcome = _compared(dense, done, shape)
-    if outcome["error"] <= EXACT:
-        return done, outcome
-    done = _halved(dense, shape, approximate, proof=True)
-    return done, _compared(dense, done, shape) | {"unproved": outcome["error"]}
-
-
-def _frozen_statistics(model: nn.Module, dense: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+def _frozen_statistics(model: nn.Module, dense: nn.Module, x: Tensor) -> dict[str, Any]:
     """What is left for users who keep their weights: no statistic may change. Perhaps nothing."""
     try:
-        done, outcome = _judged(dense, shape, "freeze")
+        done, outcome = judged(dense, x, "freeze")
     except NothingPrunableError as error:
         return {"error": 0.0, "by": "nothing", "share": 0.0, "reason": first_words(error)}
     return outcome | {"share": share(model, done.report)}
-
-
-def _halved(dense: nn.Module, shape: tuple[int, ...], approximate: str, proof: bool) -> fxprune.Compiled:
-    example = pictures(shape, 2, torch.float64)
-    options: dict[str, Any] = {"keep_rate": 0.5, "select": "random", "keep_weights": True, "seed": 3}
-    return fxprune.compile(dense, example, approximate=approximate, proof=proof, **options)
-
-
-def _compared(dense: nn.Module, done: fxprune.Compiled, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The smallest difference from the references, each of them right for networks of one kind, and which one it was.
-
-    "oracle" knows nothing of the engine, "proof" is the engine's own reference, for statistics that no module holds.
-    """
-    x = pictures(shape, 2, torch.float64)
-    found = done.module.eval()
-    errors = {}
-    for name, reference in references(dense, done.recipe):
-        errors[name] = _gap(reference, found, x)
-        if errors[name] > EXACT and done.report.approximate:
-            with kept_channels_only(reference, done.recipe):
-                errors[f"{name}, kept channels"] = _gap(reference, found, x)
-        if min(errors.values()) <= EXACT:
-            break
-    best = min(errors, key=errors.__getitem__)
-    outcome = {"error": errors[best], "by": best}
-    if errors[best] <= EXACT:
-        return outcome
-    proof = done.report.proof_error
-    if proof is not None and proof <= ILL_CONDITIONED and (done.report.approximate or _functional(done)):
-        return outcome | {"by": "proof", "proof": proof, "signal": done.report.proof_signal}
-    return outcome | {"by": "oracle", "proof": proof}
-
-
-def _functional(done: fxprune.Compiled) -> bool:
-    """Whether the network multiplies or sums tensors outside of its layers, where the oracle zeroes no columns."""
-    products = {"matmul", "bmm", "einsum", "scaled_dot_product_attention", "conv2d", "linear", "sum", "norm"}
-    calls = [one for one in done.program.module.graph.nodes if one.op in ("call_function", "call_method")]
-    return bool(products & {getattr(one.target, "__name__", str(one.target)) for one in calls})
-
-
-def _gap(reference: nn.Module, found: nn.Module, x: Tensor) -> float:
-    with torch.no_grad():
-        left, right = (pytree.tree_leaves(network(x)) for network in (reference, found))
-    return max(relative(a, b) for a, b in zip(left, right, strict=True))
 
 
 def share(model: nn.Module, report: Report) -> float:

@@ -36,7 +36,8 @@ and random statistics, and is compiled twice.
   zero. `kept` means that normalisations over channels see the kept ones only, as the report says (`approximate`);
   `computed weights` that columns are dropped when a layer is called, because its weight is made from its parameters;
   `queries` that queries and keys are silent too, because they meet outside of layers; `proof` that only the engine's
-  own reference can show a statistic outside of layers the kept channels.
+  own reference can show a statistic outside of layers the kept channels. A half that magnifies the last bit of the
+  picture beyond 1e-9 can show nothing, and another one is drawn (`half 4`, `half 5` after the first, 3).
 * **training**: compiled at 90 % sparsity with the proof on, one forward pass and one training step with finite
   gradients.
 * **share**: parameters of convolutions whose output channels lie in prunable groups, of all parameters of
@@ -140,6 +141,8 @@ def _cells(network: Network, record: Record) -> list[str]:
     shown = f"{outcome['error']:.0e} {_short(outcome['by'])}".strip() if outcome else "-"
     if outcome and outcome["by"] == "proof":
         shown = f"{outcome['proof']:.0e} proof"
+    if outcome and outcome.get("half", 3) != 3:
+        shown += f" half {outcome['half']}"
     times = record.get("analysis")
     speed = f"{times['capture'] + times['analyse']:.2f} / {times['forward']:.2f}" if times else "-"
     groups = str(record["groups"]) + (f" ({len(record['refused'])} refused)" if record["refused"] else "")
