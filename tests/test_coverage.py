@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +20,17 @@ from coverage_networks import Network
 from coverage_page import page
 
 import fxprune
+
+
+def sweep() -> ModuleType:
+    """tools/coverage.py by its path: `import coverage` would find the package of that name, where it is installed."""
+    spec = importlib.util.spec_from_file_location(
+        "coverage_sweep", Path(coverage_checks.__file__).parent / "coverage.py"
+    )
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Small(nn.Module):
@@ -42,7 +55,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def record(spec: str = "timm:small") -> dict[str, Any]:
-    return coverage_checks.measure(spec, (0.5,), onnx=False) | {"total": 1.0}
+    return coverage_checks.measure(spec, coverage_checks.steps([0.5], onnx=False)) | {"total": 1.0}
 
 
 def test_a_right_network(small: None) -> None:
@@ -97,6 +110,21 @@ def test_page(small: None) -> None:
     known["timm:good"]["commit"] = "1234567"
     text = page(networks, known)
     assert "1 of 3 networks, from 0 to 0 million parameters, have not been run yet" in text
-    assert "Run at commit: 1234567 (1), earlier ones (1)." in text
+    assert "by sparsity: 2 at 50%. Run at commit: 1234567 (1), earlier ones (1)." in text
     assert "| timm | 2 of 3 | 1 | 1 | 2 | 100.00% of 2 |" in text
     assert "| timm:bad | wrong | exact: differs / badly |" in text and "late" not in text
+
+
+def test_a_known_network_gets_the_steps_that_it_lacks(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    coverage, network = sweep(), Network("timm:small", "small", 1000, True)
+    monkeypatch.setattr(sys, "argv", ["coverage.py", "--sparsity", "0.5", "--sparsity", "0.8"])
+    options = coverage.parsed()
+    known = record()
+    assert coverage.wanted(network, [network], {}, options) == coverage_checks.steps([0.5, 0.8], onnx=False)
+    lacking = coverage.wanted(network, [network], {network.spec: known}, options)
+    assert lacking == ["training at 0.8"]
+    found = coverage_checks.measure(network.spec, lacking, known)
+    assert found["exact"] == known["exact"] and set(found["training"]) == {"0.5", "0.8"} != set(known["training"])
+    assert coverage.wanted(network, [network], {network.spec: found}, options) == []
+    killed = coverage.died(network.spec, found, "the process died")
+    assert killed["status"] == "died" and killed["exact"] == known["exact"] and found["status"] == "ok"

@@ -1,6 +1,7 @@
 """Run fxprune over torchvision's classifiers and segmentation networks and over all of timm's convolutional families.
 
-    .venv/bin/python tools/coverage.py                      all of them, smallest first; goes on where it ended
+    .venv/bin/python tools/coverage.py                      all of them, smallest first; goes on where it ended, and
+                                                            adds steps that a known network lacks
     .venv/bin/python tools/coverage.py --only 'timm:res*'   some of them
     .venv/bin/python tools/coverage.py --again --only ...   once more, in place of what is known
     .venv/bin/python tools/coverage.py --failed             those that are not right yet, once more
@@ -30,13 +31,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
-from coverage_checks import measure  # noqa: E402
+from coverage_checks import measure, steps  # noqa: E402
 from coverage_networks import Network, networks  # noqa: E402
 from coverage_page import page  # noqa: E402
 
 RESULTS, CHOICE = ROOT / "build" / "coverage.jsonl", ROOT / "build" / "coverage-networks.json"
 PAGE = ROOT / "docs" / "coverage.md"
 GIB = 2**30
+SPARSITIES = (0.5, 0.9, 0.98)
 BUSY = 8  # seconds on the clock for each second of CPU time, where others use the machine as well
 
 
@@ -50,8 +52,8 @@ def main() -> int:
         todo.sort(key=lambda one: one.parameters)
         print(f"{len(todo)} of {len(chosen)} networks to run", file=sys.stderr, flush=True)
         engine = commit()
-        for record in results(todo, chosen, options):
-            append(record | {"commit": engine})
+        for record in results(todo, chosen, done, options):
+            append(record | {"commit": joined(record.get("commit", ""), engine)})
             print(line(record), flush=True)
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(chosen, known()), "utf-8")
@@ -67,7 +69,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--limit", type=float, default=300, metavar="SECONDS", help="CPU time of each network")
     parser.add_argument("--memory", type=float, default=12, metavar="GIB", help="for each network")
-    parser.add_argument("--sparsity", type=float, action="append", help="repeatable (default: 0.9)")
+    parser.add_argument("--sparsity", type=float, action="append", help="repeatable (default: 0.5, 0.9 and 0.98)")
     parser.add_argument("--onnx", type=int, default=0, metavar="N", help="export the N smallest too")
     return parser.parse_args()
 
@@ -87,6 +89,10 @@ def known() -> dict[str, dict[str, Any]]:
     return {record["spec"]: record for record in map(json.loads, lines)}
 
 
+def joined(before: str, engine: str) -> str:
+    return ", ".join(dict.fromkeys([*filter(None, before.split(", ")), engine]))
+
+
 def append(record: dict[str, Any]) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
@@ -100,24 +106,28 @@ def exported(network: Network, chosen: list[Network], count: int) -> bool:
 
 def wanted(
     network: Network, chosen: list[Network], done: dict[str, dict[str, Any]], options: argparse.Namespace
-) -> bool:
+) -> list[str]:
+    """Steps to run. A network that died before its first one is run again only when that is asked for."""
+    asked = steps(options.sparsity or SPARSITIES, exported(network, chosen, options.onnx))
     if not fnmatch.fnmatch(network.spec, options.only):
-        return False
+        return []
     record = done.get(network.spec)
-    if record is None or options.again:
-        return True
-    if exported(network, chosen, options.onnx) and "onnx" not in record["seconds"] and "shape" in record:
-        return True
-    return bool(options.failed and record["status"] != "ok")
+    if record is None or options.again or (options.failed and record["status"] != "ok"):
+        return asked
+    return [one for one in asked if one not in record["seconds"]] if "shape" in record else []
 
 
-def results(todo: list[Network], chosen: list[Network], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def results(
+    todo: list[Network], chosen: list[Network], done: dict[str, dict[str, Any]], options: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
     """A record for each network as it ends, is killed for time, or dies."""
     waiting, running = list(todo), list[_Run]()
     while waiting or running:
         while waiting and len(running) < options.jobs:
             network = waiting.pop(0)
-            running.append(_Run(network.spec, exported(network, chosen, options.onnx), options))
+            names = wanted(network, chosen, done, options)
+            anew = names[0] == "analysis"
+            running.append(_Run(network.spec, names, None if anew else done[network.spec], options))
         wait([run.outcome for run in running], timeout=1.0)
         for run in [run for run in running if run.ended()]:
             running.remove(run)
@@ -127,11 +137,11 @@ def results(todo: list[Network], chosen: list[Network], options: argparse.Namesp
 class _Run:
     """One network in a process of its own."""
 
-    def __init__(self, spec: str, onnx: bool, options: argparse.Namespace) -> None:
-        self.spec, self.limit = spec, BUSY * options.limit
+    def __init__(self, spec: str, names: list[str], known: dict[str, Any] | None, options: argparse.Namespace) -> None:
+        self.spec, self.known, self.limit = spec, known, BUSY * options.limit
         self.outcome, theirs = mp.Pipe(duplex=False)
         caps = int(options.memory * GIB), int(options.limit)
-        arguments = (theirs, spec, tuple(options.sparsity or [0.9]), onnx, caps)
+        arguments = (theirs, spec, names, known, caps)
         self.process = mp.get_context("fork").Process(target=work, args=arguments)
         self.start = time.monotonic()
         self.process.start()
@@ -154,19 +164,23 @@ class _Run:
             fault = f"more than {self.limit:.0f} s" if self.process.is_alive() else "the process died"
         except EOFError:
             fault = "the process died"
-        return {"spec": self.spec, "status": "died", "faults": [fault], "seconds": {}}
+        return died(self.spec, self.known, fault)
 
 
-def work(outcome: Connection, spec: str, sparsities: tuple[float, ...], onnx: bool, caps: tuple[int, int]) -> None:
+def work(outcome: Connection, spec: str, names: list[str], known: dict[str, Any] | None, caps: tuple[int, int]) -> None:
     """Runs in the forked process."""
     for kind, cap in zip((resource.RLIMIT_AS, resource.RLIMIT_CPU), caps, strict=True):
         resource.setrlimit(kind, (cap, cap))
     try:
-        record = measure(spec, sparsities, onnx)
+        record = measure(spec, names, known)
     except Exception as error:
-        fault = f"{type(error).__name__}: {error}"[:400]
-        record = {"spec": spec, "status": "died", "faults": [fault], "seconds": {}}
+        record = died(spec, known, f"{type(error).__name__}: {error}"[:400])
     outcome.send(record)
+
+
+def died(spec: str, known: dict[str, Any] | None, fault: str) -> dict[str, Any]:
+    record = known or {"spec": spec, "faults": [], "seconds": {}}
+    return record | {"status": "died", "faults": [*record["faults"], fault]}
 
 
 def line(record: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import copy
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from fxprune.program import Inputs, skeleton_of
 from fxprune.report import Report
 
 ONNX = 1e-3
+TRAINING = "training at "
 SIZES = (64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384)
 
 
@@ -81,23 +82,24 @@ def pictures(shape: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch), dtype=dtype)
 
 
-def measure(spec: str, sparsities: tuple[float, ...], onnx: bool) -> dict[str, Any]:
-    """Everything about one network, as plain data."""
-    record: dict[str, Any] = {"spec": spec, "faults": [], "seconds": {}}
+def steps(sparsities: Iterable[float], onnx: bool) -> list[str]:
+    """What is asked of a network, by the names under which a record keeps the seconds of each."""
+    return ["analysis", "exact", *(f"{TRAINING}{one}" for one in sparsities), *["onnx"] * onnx]
+
+
+def measure(spec: str, names: Sequence[str], known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """These steps of one network, as plain data; added to what is known of it."""
+    record: dict[str, Any] = copy.deepcopy(known) if known else {"spec": spec, "faults": [], "seconds": {}}
     with timed(record, "build"):
         model = built(spec)
         shape = smallest_picture(model)
     record |= {"shape": shape, "parameters": sum(one.numel() for one in model.parameters())}
-    with step(record, "analysis"):
-        _speed(record, model)
-    with step(record, "exact"):
-        _exactness(record, model, shape)
-    for sparsity in sparsities:
-        with step(record, f"training at {sparsity}"):
-            _training(record, model, shape, sparsity)
-    if onnx:
-        with step(record, "onnx"):
-            _onnx(record, model, shape)
+    for name in names:
+        with step(record, name):
+            if name.startswith(TRAINING):
+                _training(record, model, shape, float(name.removeprefix(TRAINING)))
+            else:
+                CHECKS[name](record, model, shape)
     record["status"] = "wrong" if record.get("wrong") else "refused" if record["faults"] else "ok"
     return record
 
@@ -128,7 +130,7 @@ def first_words(error: Exception | None) -> str:
 # -- the checks ------------------------------------------------------------------------------------------------------
 
 
-def _speed(record: dict[str, Any], model: nn.Module) -> None:
+def _speed(record: dict[str, Any], model: nn.Module, _: tuple[int, ...]) -> None:
     """Seconds of CPU time of capture, of analysis and of a dense forward pass, at the network's own picture size."""
     shape = own_picture(model)
     one, pair = pictures(shape, 1), torch.zeros(2, *shape, device="meta")
@@ -243,3 +245,6 @@ def _onnx(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...]) -> N
     if not report.difference <= allowed:
         record["wrong"] = True
         record["faults"].append(f"onnx: differs from torch by {report.difference:.1e}")
+
+
+CHECKS = {"analysis": _speed, "exact": _exactness, "onnx": _onnx}

@@ -38,8 +38,8 @@ and random statistics, and is compiled twice.
   `queries` that queries and keys are silent too, because they meet outside of layers; `proof` that only the engine's
   own reference can show a statistic outside of layers the kept channels. A half that magnifies the last bit of the
   picture beyond 1e-9 can show nothing, and another one is drawn (`half 4`, `half 5` after the first, 3).
-* **training**: compiled at 90 % sparsity with the proof on, one forward pass and one training step with finite
-  gradients.
+* **training**: compiled at several sparsities with the proof on, each time one forward pass and one training step
+  with finite gradients.
 * **share**: parameters of convolutions whose output channels lie in prunable groups, of all parameters of
   convolutions. A convolution that makes the network's output is frozen by definition.
 * **analysis**: CPU seconds of capture and analysis / CPU seconds of a dense forward pass at batch 1 and the
@@ -54,7 +54,7 @@ def _summary(chosen: list[Network], rows: list[tuple[Network, Record]]) -> str:
         mine = [row for row in rows if (row[0].module == kind if kind else row[0].spec.startswith("timm:"))]
         total = sum(one.module == kind if kind else one.spec.startswith("timm:") for one in chosen)
         lines.append(_summary_line(title, mine, total))
-    return "## Summary\n\n" + "\n".join(lines) + f"\n\n{_left(chosen, rows)}{_engines(rows)}"
+    return "## Summary\n\n" + "\n".join(lines) + f"\n\n{_left(chosen, rows)}{_trained(rows)}{_engines(rows)}"
 
 
 def _left(chosen: list[Network], rows: list[tuple[Network, Record]]) -> str:
@@ -65,6 +65,12 @@ def _left(chosen: list[Network], rows: list[tuple[Network, Record]]) -> str:
         return ""
     sizes = f"from {min(left) / 1e6:.0f} to {max(left) / 1e6:.0f} million parameters"
     return f"{len(left)} of {len(chosen)} networks, {sizes}, have not been run yet, and nothing is known about them. "
+
+
+def _trained(rows: list[tuple[Network, Record]]) -> str:
+    counts = Counter(float(sparsity) for _, record in rows for sparsity in record.get("training", {}))
+    shown = ", ".join(f"{number} at {sparsity:.0%}" for sparsity, number in sorted(counts.items()))
+    return f"Networks compiled and trained a step, by sparsity: {shown}. " if counts else ""
 
 
 def _engines(rows: list[tuple[Network, Record]]) -> str:
