@@ -107,8 +107,10 @@ def measure(spec: str, names: Sequence[str], known: dict[str, Any] | None = None
 @contextmanager
 def timed(record: dict[str, Any], name: str) -> Iterator[None]:
     start = time.perf_counter()
-    yield
-    record["seconds"][name] = round(time.perf_counter() - start, 3)
+    try:
+        yield
+    finally:  # a step that fails has been run, too
+        record["seconds"][name] = round(time.perf_counter() - start, 3)
 
 
 @contextmanager
