@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,7 @@ _PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 BATCH = 32  # pictures in one batch, where nobody says
 _BATCHES = 4  # what ProsPr takes with its three steps; other criteria take one
 _CLASSES = {"digits": 10, "synthetic": None}
-_MIDDLE = 0.5  # pixels in [0, 1] become [-1, 1]
+_WHITE, _MIDDLE = 255, 0.5  # pixels up to 255 become [0, 1], and those [-1, 1]
 
 
 def open_data(source: str, shape: Sequence[int], classes: int, *, seed: int = 0, count: int = 1024) -> Dataset[Any]:
@@ -37,7 +38,8 @@ def open_data(source: str, shape: Sequence[int], classes: int, *, seed: int = 0,
     seed     of synthetic data
     count    pictures of synthetic data
 
-    Pixels are scaled to [-1, 1]; floating-point arrays are taken as they are. Raises OptionError.
+    Pixels, whole numbers from 0 to 255, are scaled to [-1, 1]; floating-point arrays are taken as they are. Raises
+    OptionError.
     """
     if len(shape) != 3:
         raise OptionError(
@@ -131,10 +133,12 @@ def _fitted(pictures: Tensor, shape: Shape) -> Tensor:
 
 def _archive(path: Path) -> dict[str, np.ndarray]:
     try:
+        if not zipfile.is_zipfile(path):  # numpy would take it for a single array, or for a pickle
+            raise ValueError("it is no archive")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise OptionError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
+    except Exception as error:  # damaged archives fail in as many ways as there are parts of them
+        raise OptionError(f"{path} cannot be read as an .npz file of plain arrays: {first_line(error)}") from error
     if not {"x", "y"} <= set(arrays):
         raise OptionError(f"{path} holds {', '.join(arrays) or 'nothing'}: it needs arrays x (pictures) and y (labels)")
     return arrays
@@ -152,9 +156,20 @@ def _arrays(path: Path, shape: Shape) -> tuple[Tensor, Tensor]:
         raise OptionError(
             f"{path}: x has shape {x.shape} and y {y.shape} ({y.dtype}); wanted N x {wanted} and N whole numbers"
         )
-    pixels = torch.from_numpy(np.ascontiguousarray(x))
-    pixels = pixels.float() if x.dtype.kind == "f" else (pixels.float() / 255 - _MIDDLE) / _MIDDLE
-    return pixels, torch.from_numpy(y.astype(np.int64))
+    return _pixels(x, path), torch.from_numpy(y.astype(np.int64))
+
+
+def _pixels(x: np.ndarray, path: Path) -> Tensor:
+    """As they are where they are floating-point numbers, whole numbers from 0 to 255 in [-1, 1]."""
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            pixels = torch.from_numpy(x.astype(np.float32))
+        if not bool(pixels.isfinite().all()):
+            raise OptionError(f"{path}: x holds NaN, infinities, or numbers beyond single precision")
+        return pixels
+    if x.dtype.kind not in "iu" or (x.size and not 0 <= x.min() <= x.max() <= _WHITE):
+        raise OptionError(f"{path}: x holds {x.dtype} numbers; wanted 0 to {_WHITE}, or floating-point ones")
+    return (torch.from_numpy(x.astype(np.float32)) / _WHITE - _MIDDLE) / _MIDDLE
 
 
 def _checked(found: tuple[Tensor, Tensor], classes: int, source: str) -> TensorDataset:
@@ -208,4 +223,4 @@ class Pictures(Dataset[Any]):
         except Exception as error:  # decoders fail in as many ways as there are formats
             raise OptionError(f"{path} is not a picture that can be read: {first_line(error)}") from error
         planes = torch.from_numpy(pixels.copy()).float().reshape(height, width, -1).permute(2, 0, 1)
-        return (planes / 255 - _MIDDLE) / _MIDDLE, label
+        return (planes / _WHITE - _MIDDLE) / _MIDDLE, label

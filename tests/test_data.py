@@ -79,3 +79,43 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(OptionError, match=message):
             open_data(source, shape, 5)
+
+
+def test_archives_that_are_none_or_damaged_are_refused(tmp_path: Path) -> None:
+    good, array = tmp_path / "good.npz", tmp_path / "array.npy"
+    np.savez(good, x=np.zeros((4, 1, 8, 8), dtype=np.float32), y=np.arange(4))
+    np.save(array, np.zeros(3))
+    whole = good.read_bytes()
+    place = whole.index(b"NUMPY") + 100
+    flipped = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+    for content in (b"", b"hello", whole[: len(whole) // 2], flipped, array.read_bytes()):
+        (tmp_path / "bad.npz").write_bytes(content)
+        for read in (classes_in, lambda source: open_data(source, (1, 8, 8), 4)):
+            with pytest.raises(OptionError, match="bad.npz cannot be read as an .npz file of plain arrays"):
+                read(str(tmp_path / "bad.npz"))
+    assert classes_in(str(good)) == 4
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (np.array([0.5, np.nan]), "NaN"),
+        (np.array([0.5, 1e300]), "beyond single precision"),
+        (np.array([True, False]), "x holds bool numbers; wanted 0 to 255"),
+        (np.array([0, 256]), "x holds int64 numbers; wanted 0 to 255"),
+        (np.array([-1, 3]), "x holds int64 numbers"),
+        (np.array([1j, 2]), "x holds complex128 numbers"),
+        (np.array(["a", "b"]), "x holds <U1 numbers"),
+    ],
+)
+def test_pixels_that_are_none_are_refused(numbers: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.broadcast_to(numbers[:, None, None, None], (2, 1, 8, 8)), y=np.arange(2))
+    with pytest.raises(OptionError, match=message):
+        open_data(str(tmp_path / "d.npz"), (1, 8, 8), 2)
+
+
+def test_pixels_of_any_whole_type_are_scaled(tmp_path: Path) -> None:
+    for kind in (np.uint8, np.uint16, np.int64):
+        np.savez(tmp_path / "d.npz", x=np.array([0, 255], dtype=kind).reshape(2, 1, 1, 1), y=np.arange(2))
+        data = open_data(str(tmp_path / "d.npz"), (1, 1, 1), 2)
+        assert [float(data[k][0]) for k in range(2)] == [-1, 1]
