@@ -205,7 +205,7 @@ def test_files_without_weights(kind: str, folder: Path) -> None:
 
 
 def test_architecture_for_a_whole_network_is_refused(folder: Path) -> None:
-    with pytest.raises(OptionError, match=r"net\.pt holds a whole network: leave --arch out"):
+    with pytest.raises(OptionError, match=r"net\.pt holds a whole network, and zoo"):
         read(small())
 
 

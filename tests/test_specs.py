@@ -63,7 +63,7 @@ def test_pretrained_tags_only_name_the_architecture() -> None:
         ("keras:vgg16", "'keras:vgg16' is no spec"),
         ("", "'' is no spec"),
         ("zoo:vgg17", "zoo has no network 'vgg17'; did you mean vgg1"),
-        ("zoo:", "zoo has no network ''; zoo has nothing with a similar name"),
+        ("zoo:", "zoo has no network ''; fxprune zoo lists them"),
         ("torchvision:resnet51", "torchvision has no network 'resnet51'; did you mean resnet"),
         ("torchvision:ResNet50", "did you mean resnet50"),
         ("timm:ghostnet_10", "timm has no network 'ghostnet_10'; did you mean .*ghostnet_100"),

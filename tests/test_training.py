@@ -54,6 +54,8 @@ def test_learning_rate_of_the_papers() -> None:
         ({"weight_decay": -1.0}, "--weight-decay is"),
         ({"held_out": 1.0}, "--held-out is"),
         ({"drops": (1.5,)}, "--drop is"),
+        ({"seed": -1}, "--seed lies between 0"),
+        ({"seed": 2**32}, "--seed lies between 0"),
     ],
 )
 def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
@@ -321,7 +323,7 @@ def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     for changed, message in (
         ({"epochs": 4}, "made with --epochs 3, not 4: give the same options, or --no-resume starts anew"),
         ({"drops": (0.5,)}, "made with --drop "),
-        ({"command": "train"}, "made with --command learn, not train"),
+        ({"command": "train"}, "made with fxprune learn, not train"),
         ({"network fingerprint": "c"}, "made with another network"),
         ({"data fingerprint": "c"}, "made with another data"),
         ({"further": 1}, "made with --further None, not 1"),

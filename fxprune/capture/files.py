@@ -67,7 +67,7 @@ def read_weights(path: str | Path) -> State:
 def _with_weights(file: Path, found: Any, options: LoadOptions) -> Loaded:
     assert options.arch is not None
     if isinstance(found, nn.Module):
-        raise OptionError(f"{file} holds a whole network: leave --arch out, it is for files with weights only")
+        raise OptionError(f"{file} holds a whole network, and {options.arch} names another one: give one of them")
     state, places = find_state(found, str(file))
     made, notes = load_weights(state, options.arch, str(file), options.seed)
     return replace(made, fresh=False, notes=(*made.notes, *places, *notes))

@@ -23,6 +23,7 @@ from fxprune.capture.zoo_imports import import_timm, import_torchvision
 from fxprune.errors import FxpruneError, LoadError, described
 
 Options = dict[str, Any]
+_LISTED = {"zoo": "fxprune zoo", "torchvision": "torchvision.models.list_models()", "timm": "timm.list_models()"}
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
 # Options that fetch trained weights or read a file: a spec means fresh weights and no network access.
 _FETCHING = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -156,7 +157,7 @@ def _check_known(source: str, name: str, known: bool, names: Callable[[], Iterab
     if known:
         return
     near = difflib.get_close_matches(name.lower(), list(names()), n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"{source} has nothing with a similar name"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"{_LISTED[source]} lists them"
     raise LoadError(f"{source} has no network {name!r}; {hint}")
 
 

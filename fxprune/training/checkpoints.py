@@ -85,7 +85,8 @@ class Checkpoints:
                 what = str(name).removesuffix(" fingerprint")
                 raise OptionError(f"{path} was made with another {what}: give the same again, or {_HINT}")
             option = f"--{_OPTIONS.get(name, str(name).replace('_', '-'))}"
-            raise OptionError(f"{path} was made with {option} {theirs}, not {ours}: give the same options, or {_HINT}")
+            what = "fxprune" if name == "command" else option
+            raise OptionError(f"{path} was made with {what} {theirs}, not {ours}: give the same options, or {_HINT}")
 
 
 def fingerprint(network: nn.Module) -> str:

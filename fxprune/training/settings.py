@@ -29,7 +29,7 @@ class Settings:
     augment       "none"; "shift": pictures move by up to an eighth of their width, their edges filled with grey;
                   "shift-mirror": and half of them are mirrored
     held_out      part of the data that is kept for validation where there are no data of its own for it
-    seed          of the order of the pictures, of what is held out, and of everything the network draws
+    seed          of the order of the pictures, of what is held out, and of everything the network draws; 0 to 2**32 - 1
 
     Raises OptionError.
     """
@@ -59,6 +59,8 @@ class Settings:
             raise OptionError(f"--weight-decay is at least 0, not {self.weight_decay}")
         if not (0 <= self.held_out < 1):
             raise OptionError(f"--held-out is a part of the data, from 0 up to 1, not {self.held_out}")
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(f"--seed lies between 0 and 2**32 - 1, not at {self.seed}")
         if not all(0 < drop < 1 for drop in self.drops):
             raise OptionError("--drop is a part of the training, between 0 and 1, after which the learning rate drops")
 
