@@ -53,12 +53,12 @@ app.command("compare", cls=SeveralValues)(compare_command)
 @app.command("export")
 @one_line_errors
 def export_command(
-    folder: cli_artefacts.Folder,
+    folder: options.Folder,
     weights: cli_artefacts.Trained = None,
     output: cli_artefacts.OnnxFile = None,
     opset: options.Opset = None,
     force: cli_artefacts.ReplaceFile = False,
-    trust: cli_artefacts.TrustSource = False,
+    trust: options.TrustSource = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     traceback: options.Traceback = False,
@@ -81,8 +81,8 @@ def export_command(
 @app.command("verify")
 @one_line_errors
 def verify_command(
-    folder: cli_artefacts.Folder,
-    trust: cli_artefacts.TrustSource = False,
+    folder: options.Folder,
+    trust: options.TrustSource = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     traceback: options.Traceback = False,
@@ -113,7 +113,7 @@ def bench_command(
     runtime: options.Runtime = None,
     threads: options.Threads = 1,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    quiet: options.NoProgress = False,
     traceback: options.Traceback = False,
 ) -> None:
     """Measure two networks side by side: bytes, parameters, MACs, peak memory, latency.
@@ -142,7 +142,7 @@ def explain_command(
     trust: options.Trust = None,
     allow_pickle: options.AllowPickle = False,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    quiet: options.NoProgress = False,
     traceback: options.Traceback = False,
 ) -> None:
     """Show which channels of MODEL go together, which cannot be removed, and why."""

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from fxprune.cli_options import flag, option
 from fxprune.cli_progress import shown_phases
 from fxprune.phases import phase
 
@@ -18,35 +17,17 @@ if TYPE_CHECKING:
     from fxprune.artefact_checks import Check
     from fxprune.emit.onnx import OnnxReport
 
-Folder = Annotated[Path, typer.Argument(help="A folder that fxprune compile wrote.", metavar="FOLDER")]
 Trained = Annotated[
     Path | None,
-    typer.Option(
-        "--weights",
-        help="Trained weights: torch.save(network.state_dict(), FILE), or .safetensors.",
-        metavar="FILE",
-        show_default=False,
+    option(
+        "Trained weights: torch.save(network.state_dict(), FILE), or .safetensors.", None, "--weights", metavar="FILE"
     ),
 ]
 OnnxFile = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="File to write. Default: that of --weights, ending in .onnx.",
-        metavar="FILE",
-        show_default=False,
-    ),
+    option("File to write.", None, "--output", "-o", default="that of --weights, ending in .onnx", metavar="FILE"),
 ]
-ReplaceFile = Annotated[bool, typer.Option("--force", help="Replace a file that is there.", metavar="")]
-TrustSource = Annotated[
-    bool,
-    typer.Option(
-        "--trust",
-        help="Run the folder's model.py whatever it says; it can do anything that you can.",
-        metavar="",
-    ),
-]
+ReplaceFile = Annotated[bool, flag("--force", "Replace a file that is there.", None)]
 
 
 def run_export(

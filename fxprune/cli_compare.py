@@ -65,7 +65,7 @@ def compare_command(
     no_measure: options.NoMeasure = False,
     threads: options.Threads = 1,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    quiet: options.NoProgress = False,
     traceback: options.Traceback = False,
 ) -> None:
     """Compile MODEL with several methods at several sparsities, and show what comes out side by side.

@@ -38,6 +38,7 @@ Spec = Annotated[
         help="zoo:NAME, torchvision:NAME or timm:NAME.", metavar="SPEC", show_default=False, autocompletion=specs
     ),
 ]
+Folder = Annotated[Path, typer.Argument(help="A folder that compile, learn or train wrote.", metavar="FOLDER")]
 Input = Annotated[
     list[str] | None,
     option(
@@ -68,6 +69,9 @@ Arch = Annotated[
 AllowPickle = Annotated[
     bool, flag("--allow-pickle", "Let the model file run any code while it is read. Only for files you made.", _FILE)
 ]
+TrustSource = Annotated[
+    bool, flag("--trust", "Run the folder's model.py whatever it says; it can do anything that you can.", _FILE)
+]
 Layer = Annotated[str | None, option("Tell what else goes when this layer loses a channel.", None, metavar="NAME")]
 Picture = Annotated[
     Path | None,
@@ -87,6 +91,7 @@ Config = Annotated[
 Traceback = Annotated[bool, flag("--traceback", "Show where an error comes from.", None)]
 Json = Annotated[bool, flag("--json", "Print JSON on stdout and nothing else.", OUTPUT)]
 Quiet = Annotated[bool, flag("--quiet", "No progress, and no table at the end.", OUTPUT, "-q")]
+NoProgress = Annotated[bool, flag("--quiet", "No progress.", OUTPUT, "-q")]  # of commands that are asked for a table
 
 Sparsity = Annotated[float | None, option("Fraction of weights to do without, as in 0.98.", WHAT, metavar="S")]
 Sparsities = Annotated[

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def train_command(
-    folder: own.Compiled,
+    folder: options.Folder,
     data: own.Data,
     validation: own.Validation = None,
     epochs: own.Epochs = 160,
@@ -44,9 +44,9 @@ def train_command(
     device: own.Device = "cpu",
     threads: own.TrainThreads = None,
     workers: own.Workers = 0,
-    trust: own.TrustSource = False,
+    trust: options.TrustSource = False,
     output: own.TrainOutput = None,
-    force: own.ReplaceFolder = False,
+    force: options.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     config: options.Config = None,
@@ -107,7 +107,7 @@ def learn_command(
     threads: own.TrainThreads = None,
     workers: own.Workers = 0,
     output: own.LearnOutput = None,
-    force: own.ReplaceFolder = False,
+    force: options.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     config: options.Config = None,
@@ -142,8 +142,8 @@ def learn_command(
         with shown_phases(not quiet):
             loaded, inputs = cli_work.ready(target, loading, cli_work.given_inputs(input or ()))
         about = cli_work.about(loaded, inputs)
-        given = Given(loaded.module, inputs, about, loaded.notes, trained=not loaded.fresh)
-        finished = made(lambda run: learn(given, data, validation, settings, learning, replace(run, classes=classes)))
+        given = Given(loaded.module, inputs, about, loaded.notes, trained=not loaded.fresh, classes=classes)
+        finished = made(lambda run: learn(given, data, validation, settings, learning, run))
     _tell(finished, clock, as_json, quiet)
 
 

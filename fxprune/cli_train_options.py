@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from fxprune.cli_options import OUTPUT, flag, option
 
-from fxprune.cli_options import flag, option
+_HOW, _WIDTHS, _RUN = "How to train", "How widths are learned", "The run"
 
-_HOW, _WIDTHS, _RUN, _OUT = "How to train", "How widths are learned", "The run", "Output"
-
-Compiled = Annotated[Path, typer.Argument(help="A folder that compile, learn or train wrote.", metavar="FOLDER")]
 Data = Annotated[
     str,
     option(
@@ -109,18 +106,8 @@ Workers = Annotated[
     int, option("Processes that read picture files.", _RUN, metavar="N", min=0, default="0: the run itself")
 ]
 TrainOutput = Annotated[
-    Path | None, option("Folder to write.", _OUT, "--output", "-o", default="FOLDER-trained", metavar="FOLDER")
+    Path | None, option("Folder to write.", OUTPUT, "--output", "-o", default="FOLDER-trained", metavar="FOLDER")
 ]
 LearnOutput = Annotated[
-    Path | None, option("Folder to write.", _OUT, "--output", "-o", default="NAME-learned", metavar="FOLDER")
+    Path | None, option("Folder to write.", OUTPUT, "--output", "-o", default="NAME-learned", metavar="FOLDER")
 ]
-TrustSource = Annotated[
-    bool,
-    typer.Option(
-        "--trust",
-        help="Run the folder's model.py whatever it says; it can do anything that you can.",
-        metavar="",
-        rich_help_panel=_RUN,
-    ),
-]
-ReplaceFolder = Annotated[bool, flag("--force", "Replace the folder of an earlier run.", _OUT)]

@@ -23,8 +23,8 @@ from fxprune.phases import measured, phase, seconds_so_far
 from fxprune.recipe import Recipe
 from fxprune.runtime.measured import Measured
 
-EMITTED = ("onnx", "source", "weights")
-ARTEFACTS = ("model.onnx", "model.py", "model.safetensors", "recipe.json", "report.json", "report.html")
+EMITTED = {"onnx": "model.onnx", "source": "model.py", "weights": "model.safetensors"}
+ARTEFACTS = (*EMITTED.values(), "recipe.json", "report.json", "report.html")
 AFTER_TRAINING = ("history.json", "learning.png")  # beside them
 DURING_TRAINING = ("checkpoint.pt", "checkpoint.pt.part", "structure.pt", "structure.pt.part")
 _LEFT_BY_PYTHON = "__pycache__"  # by whoever imports model.py
@@ -99,7 +99,7 @@ def write_folder(
     *,
     force: bool = False,
     opset: int | None = None,
-    emit: Collection[str] = EMITTED,
+    emit: Collection[str] = tuple(EMITTED),
     about: Mapping[str, Any] | None = None,
     measure: Callable[[OnnxReport, Path], Measured] | None = None,
     beside: Mapping[str, bytes] | None = None,

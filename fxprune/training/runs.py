@@ -13,7 +13,7 @@ from torch import nn
 
 from fxprune.compiled import Compiled
 from fxprune.data import classes_in
-from fxprune.emit.folder import Result, Written, write_folder
+from fxprune.emit.folder import EMITTED, Result, Written, write_folder
 from fxprune.errors import OptionError
 from fxprune.phases import phase
 from fxprune.program import Inputs
@@ -33,7 +33,7 @@ _NO_PICTURE = "there is no learning.png: it needs matplotlib (pip install matplo
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run happens and what it leaves; nothing here changes the weights that come out.
+    """Where a run happens and what it leaves; nothing here decides which weights come out, but for their last bits.
 
     output   folder for checkpoints, and in the end for the artefacts
     force    replace a folder of an earlier run
@@ -41,7 +41,6 @@ class RunOptions:
     every    steps between checkpoints, besides the one after each epoch; None: no others
     device   as torch names it. On a GPU the same run does not give the same bits unless torch is told to
     workers  processes that read picture files
-    classes  of the data; None: as their labels say
     """
 
     output: Path
@@ -50,7 +49,6 @@ class RunOptions:
     every: int | None = None
     device: str = "cpu"
     workers: int = 0
-    classes: int | None = None
     watch: Watch = lambda _training: None
 
     def check(self) -> None:
@@ -111,8 +109,7 @@ def train(network: Retrained, data: str, validation: str | None, settings: Setti
                 keeping.watch(training)
         network.network.cpu()
         history = {"settings": asdict(settings), **found.told(), "epochs": training.history}
-        files = network.recipe.files
-        emit = [kind for kind, name in _EMITTED.items() if name in files]
+        emit = [kind for kind, name in EMITTED.items() if name in network.recipe.files]
         finished = _written(network, options, history, {}, resumed_at, emit)
     return finished.noted(keeping.checkpoints.notes)
 
@@ -126,6 +123,7 @@ class Given:
     about    what report.json says first
     notes    what loading had to decide
     trained  its last layer is worth keeping, see `learn`
+    classes  of the data; None: as their labels say
     """
 
     network: nn.Module
@@ -133,6 +131,21 @@ class Given:
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     trained: bool = False
+    classes: int | None = None
+
+    def fitted(self, data: str) -> Given:
+        """The same with a last layer for the classes of the data, and a note where it was replaced. Raises OptionError
+        where it would be lost by a guess.
+        """
+        outputs = classes_of(self.network, self.inputs)
+        classes = self.classes or classes_in(data) or outputs
+        if self.trained and not self.classes and data.endswith(".npz") and classes < outputs:
+            raise OptionError(
+                f"the labels in {data} speak of {classes} classes and the network tells {outputs} apart: give "
+                f"--classes {outputs} to keep its last layer, or --classes {classes} for a fresh one"
+            )
+        told = () if classes == outputs else (replace_head(self.network, self.inputs, classes),)
+        return replace(self, classes=classes, notes=(*self.notes, *told))
 
 
 def learn(
@@ -146,33 +159,22 @@ def learn(
     """
     options.check()
     learning.longest(settings.epochs)
-    network, inputs, notes = given.network, given.inputs, given.notes
     asked = Asked(settings, learning, torch.device(options.device), options.workers)
     with alone_in(options.output), own_randomness(settings.seed):
-        outputs = classes_of(network, inputs)
-        classes = options.classes or classes_in(data) or outputs
-        if given.trained and not options.classes and data.endswith(".npz") and classes < outputs:
-            raise OptionError(
-                f"the labels in {data} speak of {classes} classes and the network tells {outputs} apart: give "
-                f"--classes {outputs} to keep its last layer, or --classes {classes} for a fresh one"
-            )
-        if classes != outputs:
-            notes += (replace_head(network, inputs, classes),)
-        found = run_data(data, validation, inputs, classes, settings)
+        given = given.fitted(data)
+        assert given.classes is not None
+        found = run_data(data, validation, given.inputs, given.classes, settings)
         options.check()  # what has come meanwhile
-        keeping = options.keeping({**_identity("learn", settings, network, found), **asdict(learning)})
-        run = Learning(network, inputs, found.parts, asked)
+        keeping = options.keeping({**_identity("learn", settings, given.network, found), **asdict(learning)})
+        run = Learning(given.network, given.inputs, found.parts, asked)
         resumed_at = run.restore(keeping.checkpoints)
         with phase("train"):
             done = run.run(keeping)
         done.module.cpu()
-        done = replace(done, report=replace(done.report, notes=(*notes, *run.notes(), *done.report.notes)))
+        done = replace(done, report=replace(done.report, notes=(*given.notes, *run.notes(), *done.report.notes)))
         history = {**run.told(), **found.told(), "epochs": run.training.history}
         finished = _written(done, options, history, given.about, resumed_at)
     return replace(finished.noted(keeping.checkpoints.notes), compiled=done)
-
-
-_EMITTED = {"onnx": "model.onnx", "source": "model.py", "weights": "model.safetensors"}
 
 
 def _identity(command: str, settings: Settings, network: nn.Module, data: RunData) -> dict[str, Any]:
@@ -186,7 +188,7 @@ def _identity(command: str, settings: Settings, network: nn.Module, data: RunDat
 
 def _written(
     done: Result, options: RunOptions, history: dict[str, Any], about: Mapping[str, Any], resumed_at: int | None,
-    emit: list[str] | None = None,
+    emit: Sequence[str] = tuple(EMITTED),
 ) -> Finished:  # fmt: skip
     """The folder with everything in it takes the place of the one with checkpoints."""
     drawn = picture(history)
@@ -195,7 +197,6 @@ def _written(
         beside["learning.png"] = drawn
     summary = {**{name: one for name, one in history.items() if name != "epochs"}, "last_epoch": history["epochs"][-1]}
     written = write_folder(
-        done, options.output, force=True, emit=list(_EMITTED) if emit is None else emit,
-        about={**about, "training": summary}, beside=beside,
+        done, options.output, force=True, emit=emit, about={**about, "training": summary}, beside=beside,
     )  # fmt: skip
     return Finished(written, history, resumed_at, () if drawn else (_NO_PICTURE,))
