@@ -12,7 +12,7 @@ from torch import Tensor
 from fxprune.errors import LoadError
 from fxprune.program import Inputs
 
-_LARGEST = 1 << 28  # elements of one tensor
+LARGEST = 1 << 28  # elements of one tensor: a gigabyte in float32, and far beyond any image
 _PLAIN = (type(None), bool, int, float, str)
 
 
@@ -49,7 +49,7 @@ def _made(found: Any) -> Any:
         return [_made(one) for one in found]
     if "shape" in found:
         dtype = getattr(torch, found["dtype"])
-        if not isinstance(dtype, torch.dtype) or math.prod(found["shape"]) > _LARGEST:
+        if not isinstance(dtype, torch.dtype) or math.prod(found["shape"]) > LARGEST:
             raise ValueError
         return torch.zeros(found["shape"], dtype=dtype)
     if "value" in found:

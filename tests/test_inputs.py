@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune.capture.inputs import choose_inputs, first_convolution, guess_sizes, parse_inputs, run_on_meta
+from fxprune.capture.inputs import choose_inputs, first_convolution, guesses, parse_inputs, run_on_meta
 from fxprune.errors import CaptureError, OptionError
 from fxprune.program import Inputs
 
@@ -55,6 +55,8 @@ def test_refuses_text_that_is_no_shape(text: str) -> None:
     ("texts", "reason"),
     [
         (["1x0x3"], "at least 1"),
+        (["1x3x16384x16384"], "more than 268,435,456 elements"),
+        (["1x3x99999999999999999999x32"], "more than 268,435,456 elements"),  # no size of any tensor
         (["1x3:float31"], "float31 is none of"),
         (["1x3:nn"], "nn is none of"),
         (["x=1x3", "x=2x3"], "x is given twice"),
@@ -76,21 +78,33 @@ def test_first_convolution_of_any_kind() -> None:
 
 @pytest.mark.parametrize(("kind", "rank"), [(nn.Conv1d, 1), (nn.Conv2d, 2), (nn.Conv3d, 3)])
 def test_guesses_follow_the_first_convolution(kind: type[nn.Module], rank: int) -> None:
-    guesses = list(guess_sizes(nn.Sequential(kind(5, 2, 1)), None))
-    assert guesses == [(2, 5, *[size] * rank) for size in (224, 32, 28, 64, 299)]
+    assert list(guesses(nn.Sequential(kind(5, 2, 1)), None)) == [
+        (2, 5, *[size] * rank) for size in (224, 32, 28, 64, 299)
+    ]
 
 
 def test_hint_comes_first_and_repeats_are_left_out() -> None:
-    guesses = list(guess_sizes(flat(3, 32), (1, 3, 32, 32)))
-    assert guesses[0] == (2, 3, 32, 32)
-    assert guesses.count((2, 3, 32, 32)) == 1
-    assert len(guesses) == 5
+    found = guesses(flat(3, 32), (1, 3, 32, 32))
+    assert next(iter(found.items())) == ((2, 3, 32, 32), "the network was made for it")
+    assert len(found) == 5
+
+
+def test_no_guess_is_tried_twice() -> None:
+    tried = []
+
+    def refuse(model: nn.Module, inputs: Inputs) -> None:
+        tried.append(tuple(inputs.args[0].shape))
+        raise ValueError("no")
+
+    with pytest.raises(CaptureError):
+        choose_inputs(meta(flat(3, 17)), (1, 3, 32, 32), refuse)
+    assert len(tried) == len(set(tried)) == 5
 
 
 def test_configuration_of_the_network_comes_before_the_usual_sizes() -> None:
     model = flat(1, 48)
     model.default_cfg = {"input_size": (3, 48, 48)}  # type: ignore[assignment]
-    assert list(guess_sizes(model, None))[:3] == [(2, 3, 48, 48), (2, 1, 48, 48), (2, 1, 224, 224)]
+    assert list(guesses(model, None))[:3] == [(2, 3, 48, 48), (2, 1, 48, 48), (2, 1, 224, 224)]
     inputs, note = choose_inputs(meta(model), None)
     assert shapes(inputs) == [(2, 1, 48, 48)]
     assert "2x1x48x48" in note and "configuration" in note
@@ -100,7 +114,7 @@ def test_configuration_of_the_network_comes_before_the_usual_sizes() -> None:
 def test_configuration_without_sense_is_ignored(size: object) -> None:
     model = flat(1, 48)
     model.pretrained_cfg = {"input_size": size}  # type: ignore[assignment]
-    assert next(guess_sizes(model, None)) == (2, 1, 224, 224)
+    assert next(iter(guesses(model, None))) == (2, 1, 224, 224)
 
 
 @pytest.mark.parametrize("size", [224, 32, 28, 64, 299])
@@ -157,7 +171,7 @@ def test_asks_for_the_input_of_a_network_without_convolutions() -> None:
 
 
 def test_lazy_convolution_gives_no_guess() -> None:
-    assert list(guess_sizes(nn.LazyConv2d(4, 1), None)) == []
+    assert list(guesses(nn.LazyConv2d(4, 1), None)) == []
 
 
 def test_try_forward_decides() -> None:

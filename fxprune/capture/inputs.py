@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.capture.exported import ExportedNetwork
 from fxprune.errors import CaptureError, OptionError, described
+from fxprune.example import LARGEST
 from fxprune.program import Inputs, skeleton_of
 from fxprune.quiet import quiet
 
@@ -30,7 +32,7 @@ def parse_inputs(texts: Sequence[str], device: str = "meta") -> Inputs:
     """Read `[name=]1x3x224x224[:dtype]`, one text an argument: positional without a name, in the order given.
 
     The tensors are zeros on `device`; the dtype is float32 unless given. Raises OptionError, naming the text, when one
-    cannot be read, has a dimension of 0, or repeats a name.
+    cannot be read, has a dimension of 0 or too many elements, or repeats a name.
     """
     args: list[Tensor] = []
     kwargs: dict[str, Tensor] = {}
@@ -52,6 +54,8 @@ def _parse(text: str, device: str) -> tuple[str | None, Tensor]:
     shape = [int(size) for size in found["shape"].split("x")]
     if 0 in shape:
         raise OptionError(f"--input {text!r}: every dimension is at least 1")
+    if math.prod(shape) > LARGEST:
+        raise OptionError(f"--input {text!r} has more than {LARGEST:,} elements: give a smaller shape")
     dtype = found["dtype"] or "float32"
     if dtype not in _DTYPES:
         raise OptionError(f"--input {text!r}: {dtype} is none of {', '.join(_DTYPES)}")
@@ -63,15 +67,18 @@ def first_convolution(model: nn.Module) -> tuple[str, _ConvNd] | None:
     return next(((name, module) for name, module in model.named_modules() if isinstance(module, _ConvNd)), None)
 
 
-def guess_sizes(model: nn.Module, hint: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:
-    """Input shapes worth trying, best first, each once, with a batch of 2.
+def guesses(model: nn.Module, hint: tuple[int, ...] | None) -> dict[tuple[int, ...], str]:
+    """Input shapes worth trying -> where each comes from; best first, with a batch of 2.
 
     hint  the shape the network was made for, batch first, where its source knows it
 
     After the hint comes the size in the network's own `pretrained_cfg` or `default_cfg` (timm), then 224, 32, 28, 64
-    and 299 along each spatial dimension of the first convolution. Yields nothing when there is none of the three.
+    and 299 along each spatial dimension of the first convolution. Empty when there is none of the three.
     """
-    yield from dict.fromkeys(shape for shape, _ in _candidates(model, hint))
+    found: dict[tuple[int, ...], str] = {}
+    for shape, source in _candidates(model, hint):
+        found.setdefault(shape, source)
+    return found
 
 
 def choose_inputs(
@@ -88,7 +95,7 @@ def choose_inputs(
     """
     tried: list[str] = []
     reason = "it has no convolution that knows its input channels"
-    for shape, source in _candidates(model, hint):
+    for shape, source in guesses(model, hint).items():
         inputs = Inputs((torch.zeros(shape, dtype=_dtype(model), device="meta"),))
         try:
             (try_forward or run_on_meta)(model, inputs)
@@ -97,7 +104,7 @@ def choose_inputs(
             reason = described(error)
             continue
         return inputs, f"input {_text(shape)} chosen: {source}"
-    what = f"none of {', '.join(dict.fromkeys(tried))} runs" if tried else "no input can be guessed for the network"
+    what = f"none of {', '.join(tried)} runs" if tried else "no input can be guessed for the network"
     raise CaptureError(f"{what} ({reason}): give the shape with --input, as in --input 1x3x224x224")
 
 
