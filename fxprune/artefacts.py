@@ -134,6 +134,8 @@ def export(
 def _output(weights: Path | None, output: str | Path | None, force: bool) -> Path:
     if output is None and weights is None:
         raise ExportError("the folder has its ONNX file already: give trained weights, or name an output file")
+    if weights is not None and weights.is_dir():  # which may have no name to make that of a file from: . or /
+        raise LoadError(f"{weights} is a folder: give the file with the trained weights")
     path = Path(output) if output is not None else weights.with_suffix(".onnx")  # type: ignore[union-attr]
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise ExportError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
@@ -146,20 +148,26 @@ def _put_in(network: nn.Module, recipe: Recipe, file: Path) -> None:
     """Trained numbers into the network. Raises LoadError where they do not fit."""
     own = network.state_dict()
     state, _ = without_wrappers(plain_names(read_weights(file)), own)
-    masks = {f"{name}_mask" for name in recipe.masks}
-    state |= {name: own[name] for name in masks - state.keys()}
+    masks = {name: own[name].clone() for name in sorted(f"{name}_mask" for name in recipe.masks) if name in own}
+    state = {**masks, **state}
     misfit = compare(state, own)
     if misfit:
         raise LoadError(f"{file} does not fit the network in model.py: {misfit}")
-    changed = [name for name in sorted(masks) if not torch.equal(state[name].bool(), own[name].bool())]
+    put_in(state, network, str(file))  # first: it looks at what kinds of tensors these are
+    changed = [name for name, mask in masks.items() if not torch.equal(mask, own[name])]
     if changed:
         raise LoadError(f"{file} has another {changed[0]} than the folder: it belongs to another compilation")
-    put_in(state, network, str(file))
 
 
 def bake(network: nn.Module, masked: Iterable[str]) -> nn.Module:
-    """The network in eval mode with masks multiplied into the weights, in place."""
+    """The network in eval mode with masks multiplied into the weights, in place. Raises LoadError where one of the
+    `masked` weights has no mask of its shape beside it: their names come from recipe.json, the network from model.py.
+    """
+    state = network.state_dict()
     for name in masked:
+        weight, mask = state.get(name), state.get(f"{name}_mask")
+        if weight is None or mask is None or weight.shape != mask.shape:
+            raise LoadError(f"recipe.json names a mask of {name}, and model.py has none: the folder was changed")
         path, _, leaf = name.rpartition(".")
         owner = network.get_submodule(path)
         with torch.no_grad():

@@ -215,10 +215,12 @@ def misfits(state: dict[str, Tensor]) -> dict[str, tuple[dict[str, Tensor], str]
         "unknown": ({**state, "extra": state[first]}, "1 are unknown to the network"),
         "shape": ({**state, first: state[first][:1]}, "1 have another shape"),
         "mask": ({**state, mask: ~state[mask]}, f"has another {mask} than the folder"),
+        "sparse": ({**state, mask: state[mask].to_sparse()}, rf"holds {mask} as bool \(sparse_coo\)"),
+        "meta": ({**state, first: state[first].to("meta")}, f"holds {first} as float32 without its numbers"),
     }
 
 
-@pytest.mark.parametrize("what", ["missing", "unknown", "shape", "mask"])
+@pytest.mark.parametrize("what", ["missing", "unknown", "shape", "mask", "sparse", "meta"])
 def test_weights_that_do_not_fit_are_refused(what: str, folder: Path, done: fxprune.Compiled) -> None:
     state, complaint = misfits(done.state_dict())[what]
     torch.save(state, "other.pt")
@@ -251,6 +253,9 @@ def test_output_is_not_replaced_without_force(folder: Path) -> None:
         export(folder, output=folder, force=True)
     with pytest.raises(ExportError, match="give trained weights, or name an output file"):
         export(folder)
+    for place in (".", "/", folder):
+        with pytest.raises(LoadError, match="is a folder: give the file"):
+            export(folder, place)
     assert Path("out.onnx").read_text() == "mine"
     export(folder, output="out.onnx", force=True, opset=18)
     assert onnx.load("out.onnx").opset_import[0].version == 18
@@ -364,6 +369,17 @@ def test_recipe_that_keeps_something_else_is_found(folder: Path) -> None:
 
     change_recipe(folder, change)
     assert list(failing(verify(folder))) == ["recipe"]
+
+
+@pytest.mark.parametrize("name", ["nowhere.weight", "fc", "", "layer1.0.bn1.weight"])
+def test_recipe_with_a_mask_that_is_not_there_is_found(name: str, folder: Path) -> None:
+    """recipe.json has no hash: whoever changed it gets an answer, in each command that reads it."""
+    change_recipe(folder, lambda recipe: recipe["masks"].update({name: 1}))
+    assert set(failing(verify(folder))) == {"masks", "onnx"}
+    for weights in (None, folder / "model.safetensors"):
+        with pytest.raises(LoadError, match=rf"names a mask of {re.escape(name)}, and model\.py has none"):
+            export(folder, weights, "out.onnx")
+    assert not Path("out.onnx").exists()
 
 
 def test_recipe_that_cannot_be_read_is_an_error(folder: Path) -> None:

@@ -143,11 +143,12 @@ def compare(state: State, own: Mapping[str, Tensor]) -> Misfit:
 def put_in(state: State, module: nn.Module, file: str) -> tuple[str, ...]:
     """Copy weights that fit into the network, which keeps its own types; notes say which were converted.
 
-    Raises LoadError for weights that are no numbers of the right kind, such as quantised ones.
+    Raises LoadError for weights that are no numbers of the right kind, such as quantised ones or shapes alone.
     """
     own = module.state_dict()
     for name, one in state.items():
-        if one.is_quantized or one.layout != torch.strided or one.is_floating_point() != own[name].is_floating_point():
+        plain = one.layout == torch.strided and not (one.is_quantized or one.is_meta)
+        if not plain or one.is_floating_point() != own[name].is_floating_point():
             raise LoadError(f"{file} holds {name} as {_kind(one)}, the network needs {_kind(own[name])}")
     module.load_state_dict(state, strict=False)
     kinds = {(one.dtype, own[name].dtype) for name, one in state.items() if one.is_floating_point()}
@@ -159,6 +160,8 @@ def put_in(state: State, module: nn.Module, file: str) -> tuple[str, ...]:
 
 
 def _kind(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        return f"{_kind_of(tensor.dtype)} without its numbers (on the meta device)"
     layout = "" if tensor.layout == torch.strided else f" ({str(tensor.layout).removeprefix('torch.')})"
     return f"{_kind_of(tensor.dtype)}{layout}"
 
