@@ -20,7 +20,7 @@ from fxprune.example import described
 from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport, WeightMasks
 from fxprune.program import Program, named_tensors
 from fxprune.proof import FAINT
-from fxprune.recipe import Recipe
+from fxprune.recipe import NUMBERS, Recipe
 from fxprune.report import Report, achieved_sparsity, group_lines, layer_lines
 from fxprune.submodule import Whole
 
@@ -198,7 +198,7 @@ def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, Any]:
     before = dict(dense.named_modules())
     found: dict[str, dict[str, Any]] = {}
     for path, module in small.named_modules():
-        for attribute in ("groups", "num_groups", "num_channels", "normalized_shape", "unflattened_size", "padding"):
+        for attribute in NUMBERS:
             value = vars(module).get(attribute)
             if value != vars(before[path]).get(attribute):
                 found.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -22,6 +22,7 @@ FORMAT = "fxprune-recipe"
 VERSION = 1
 LONGEST = 256 << 20  # bytes of a recipe.json; that of ResNet-50 has half a million
 _Number = Literal["groups", "num_groups", "num_channels", "normalized_shape", "unflattened_size", "padding"]
+NUMBERS: tuple[str, ...] = get_args(_Number)  # attributes of leaf modules that shapes do not tell
 _Artefact = Literal["model.onnx", "model.py", "model.safetensors"]
 
 
@@ -77,6 +78,9 @@ class Recipe(BaseModel):
                     raise ValueError(f"{name} keeps something else than equally many columns in each conv group")
                 for kept in columns:
                     _check_rising(name, dim, kept, self._size(name, dim))
+                rows = len(self.kept.get(name, {}).get(0, range(self.shapes[name][0])))
+                if rows % len(columns):
+                    raise ValueError(f"{name} keeps {rows} rows, which {len(columns)} conv groups cannot share")
         return self
 
     def _size(self, name: str, dim: int) -> int:

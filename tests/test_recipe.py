@@ -247,11 +247,12 @@ def damaged(change: Callable[[dict[str, Any]], Any]) -> str:
         (lambda r: r["kept"].update({"first.weight": {"x": [1]}}), "is damaged: kept.first.weight.x"),
         (lambda r: r["kept_per_group"].update({"grouped.weight": {"1": [[0], [0, 1]]}}), "equally many columns"),
         (lambda r: r["kept_per_group"].update({"grouped.weight": {"1": []}}), "equally many columns"),
+        (lambda r: r["kept_per_group"].update({"grouped.weight": {"1": [[0]] * 5}}), "12 rows, which 5 conv groups"),
         (lambda r: r["numbers"].update({"grouped": {"forward": 1}}), "is damaged: numbers.grouped.forward"),
         (lambda r: r["numbers"].update({"grouped": {"groups": {}}}), "is damaged: numbers.grouped.groups"),
         (lambda r: r.update(files={"../../evil": "0"}), "is damaged: files"),
     ],
-    ids=range(18),
+    ids=range(19),
 )  # fmt: skip
 def test_damaged_recipes_are_refused_in_one_line(change: Callable[[dict[str, Any]], Any], complaint: str) -> None:
     with pytest.raises(LoadError, match=complaint) as caught:

@@ -21,7 +21,6 @@ from fxprune.errors import UntrustedError
 
 LONGEST = 4 << 20  # characters; fxprune writes about two hundred for each layer
 _METHODS = ("__init__", "forward", "_forward_eval", "_forward_train")
-_LITERALS = (type(None), bool, int, float, str)
 
 
 def check_source(text: str, file: str) -> Checked:
