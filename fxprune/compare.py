@@ -16,14 +16,17 @@ def difference(expected: Any, found: Any) -> float:
     """max|a - b| / max|a| over all tensors of two equal structures; infinite where shapes or NaNs differ."""
     worst = 0.0
     for a, b in zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True):
-        if isinstance(a, Tensor) and a.numel():
-            worst = max(worst, _relative(a, b))
+        if isinstance(a, Tensor):
+            worst = max(worst, relative(a, b))
     return worst
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
+def relative(a: Tensor, b: Tensor) -> float:
+    """max|a - b| / max|a|, or max|a - b| where that is zero; what is not finite counts as equal in the same places."""
     if a.shape != b.shape:
         return math.inf
+    if not a.numel():
+        return 0.0
     a, b = (torch.view_as_real(one) if one.is_complex() else one for one in (a, b))
     a, b = a.double(), b.double()
     same = (a == b) | (a.isnan() & b.isnan())  # infinities and NaN in the same places

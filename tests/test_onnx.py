@@ -327,6 +327,19 @@ def test_nan_is_never_small(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def masked_scores(s: Any, x: Tensor) -> Tensor:
+    """As of classes that are not to be chosen, or positions that are not to be seen."""
+    return s.conv(x).mean((2, 3)).masked_fill(torch.arange(4) < 2, -torch.inf)
+
+
+def test_infinities_in_the_same_places_are_equal(tmp_path: Path) -> None:
+    module = Block(masked_scores, conv=nn.Conv2d(3, 4, 3)).eval()
+    report = export_onnx(module, picture(), tmp_path / "net.onnx")
+    assert report.difference < 1e-5
+    other = Block(lambda s, x: masked_scores(s, x).roll(1, 1), conv=module.conv)
+    assert compare_with_torch(other, report.path, picture()) > 1
+
+
 @pytest.mark.parametrize(
     "planted", ['File "/home/me/train.py", line 3, in forward', "/root/data/weights", "C:\\Users\\me", "layers.py"]
 )
