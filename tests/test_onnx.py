@@ -391,6 +391,17 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["net.onnx"]
 
 
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "net.onnx").write_bytes(b"old")
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        onnx_file.write(b"new", tmp_path / "net.onnx")
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"old"]
+
+
 def test_comparing_with_no_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot compare"):
         compare_with_torch(*[build("view")[0], tmp_path / "none.onnx", build("view")[1]])

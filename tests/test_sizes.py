@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 import fxprune
 from fxprune.capture.module import capture
+from fxprune.errors import CaptureError
 from fxprune.program import materialise
 
 
@@ -164,3 +165,21 @@ def test_what_a_tensor_holds_without_gradients() -> None:
     done = fxprune.compile(shuffled, images(), keep_rate=0.5)
     assert done.report.front_end == "fx" and not done.report.refused
     assert ".data" not in done.to_source().source.text and ".detach()" in done.to_source().source.text
+
+
+def test_asking_again_gets_the_same_answer() -> None:
+    """The example does not fit this network. Its code asks again after it has caught the first answer."""
+    asked: list[str] = []
+
+    def stubborn(x: Tensor) -> Tensor:
+        grid = x.view(7, 11, 13)
+        for _ in range(2):
+            try:
+                int(grid.shape[0])
+            except Exception as error:
+                asked.append(str(error))
+        return x
+
+    with pytest.raises(CaptureError, match="does not run on the example input"):
+        capture(Net(stubborn).double(), images())
+    assert len(asked) >= 2 and all("cannot be worked out from shapes: shape '[7, 11, 13]'" in one for one in asked)

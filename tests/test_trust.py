@@ -277,6 +277,15 @@ def test_trusted_package_that_is_gone_or_broken() -> None:
     Path("shop/nets.py").write_text("this file does not even parse")
     with pytest.raises(LoadError, match="importing shop.nets failed"):
         load_file("net.pt", LoadOptions(trust=["shop"]))
+    for code, complaint in (("import math; math.nowhere", "AttributeError"), ("import nowhere", "ModuleNotFoundError")):
+        forget()
+        Path("shop/nets.py").write_text(code)
+        with pytest.raises(LoadError, match=rf"importing shop\.nets failed: {complaint}: .*nowhere'?$"):
+            load_file("net.pt", LoadOptions(trust=["shop"]))
+    forget()
+    Path("shop/nets.py").unlink()
+    with pytest.raises(LoadError, match=r"a file of your own is named by its path: --trust path/to/shop\.py"):
+        load_file("net.pt", LoadOptions(trust=["shop"]))
 
 
 @pytest.mark.parametrize("trust", [["a/b.pyc"], [""], ["a."], ["a", "b c"], ["a/b"]])

@@ -29,6 +29,7 @@ class SizeReader:
         batch = next((one.shape[0] for one in _tensors(given) if one.ndim), 0)
         self.runs = [_Run(root, given, batch, size) for size in dict.fromkeys((batch, 1, batch + 1))]
         self.reading = False  # modules and parameters are themselves meanwhile, not recorded
+        self.fault: Exception | None = None  # why the last run ended
 
     def read(self, node: fx.Node) -> Any:
         """The value of a node that is made of sizes alone. Raises NotASizeError."""
@@ -54,11 +55,11 @@ class SizeReader:
             try:
                 values.append(run.value(node))
             except Exception as error:
-                fault = error
+                self.fault = error
                 self.runs.remove(run)
         self.reading = False
         if not values:
-            raise NotASizeError(f"{node.name} cannot be worked out from shapes: {fault}") from fault
+            raise NotASizeError(f"{node.name} cannot be worked out from shapes: {self.fault}") from self.fault
         return values
 
 

@@ -154,17 +154,21 @@ def _look_up(home: str, short: str, file: str) -> Any:
     try:
         {"torchvision": import_torchvision, "timm": import_timm}.get(package, lambda: None)()
         return getattr(importlib.import_module(home), short)
-    except FxpruneError as error:
-        raise LoadError(f"{file} needs {home}.{short}, but {error}") from error
-    except AttributeError as error:
-        raise LoadError(f"{file} needs {home}.{short}, which the installed {package} does not have") from error
-    except ModuleNotFoundError as error:
-        raise LoadError(
-            f"{file} needs {home}.{short}, but importing {home} failed: {described(error)}; a file of your own is "
-            f"named by its path: --trust path/to/{package}.py"
-        ) from error
     except Exception as error:  # whatever a user's own package does when it is imported
-        raise LoadError(f"{file} needs {home}.{short}, but importing {home} failed: {described(error)}") from error
+        raise LoadError(f"{file} needs {home}.{short}, {_what_happened(error, home)}") from error
+
+
+def _what_happened(error: Exception, home: str) -> str:
+    """The rest of a sentence about a class that could not be looked up in the module `home`."""
+    package = home.partition(".")[0]
+    if isinstance(error, FxpruneError):
+        return f"but {error}"
+    if isinstance(error, AttributeError) and home in sys.modules:  # else its own code has raised it
+        return f"which the installed {package} does not have"
+    failed = f"but importing {home} failed: {described(error)}"
+    if isinstance(error, ModuleNotFoundError) and f"{home}.".startswith(f"{error.name}."):
+        return f"{failed}; a file of your own is named by its path: --trust path/to/{package}.py"
+    return failed
 
 
 def _is_harmless(value: Any) -> bool:

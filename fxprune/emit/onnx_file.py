@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from fxprune.emit.atomic import flush_entry
 from fxprune.errors import ExportError
 
 SIZE_LIMIT = 2**31 - 1
@@ -51,11 +52,13 @@ def write(blob: bytes, path: Path) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         draft.write_bytes(blob)
+        flush_entry(draft)
         os.replace(draft, path)
     except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror}") from error
+    finally:  # also when somebody interrupts the writing
         with suppress(OSError):
             draft.unlink()
-        raise ExportError(f"cannot write {path}: {error.strerror}") from error
 
 
 def check_size(size: int) -> None:
