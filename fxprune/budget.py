@@ -9,22 +9,8 @@ from fxprune.cost import Cost
 from fxprune.errors import OptionError
 
 _TRIALS = 16  # halvings: a 65 536th of the range
-_STEPS = (
-    0.9,
-    0.8,
-    0.65,
-    0.5,
-    0.35,
-    0.2,
-    0.1,
-    0.05,
-    0.02,
-    0.01,
-    0.005,
-    0.002,
-    1e-3,
-    1e-4,
-)  # of the way from `most` to `least`
+# Of the way from `most` to `least`; they lie closer where a step changes more.
+_STEPS = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 1e-3, 1e-4)
 _NAMES = {"params": "parameters", "macs": "macs", "size": "bytes"}
 
 
@@ -41,9 +27,9 @@ class Budget:
     limit: float
 
     def __post_init__(self) -> None:
-        if not self.limit > 0:
+        if isinstance(self.limit, bool) or not isinstance(self.limit, int | float) or not self.limit > 0:
             raise OptionError(
-                f"a target is a positive number, or a fraction up to 1 of the dense network, not {self.limit}"
+                f"a target is a positive number, or a fraction up to 1 of the dense network, not {self.limit!r}"
             )
 
     def of(self, cost: Cost) -> int:

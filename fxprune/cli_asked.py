@@ -9,6 +9,7 @@ from typing import Any
 from fxprune.amounts import amount
 from fxprune.cli_config import parsed
 from fxprune.errors import OptionError
+from fxprune.idle import BELONG, DECIDES, without_effect
 
 # Ways to say how much, and the library's word for what they set: a target moves what its method moves.
 _WAYS = {
@@ -19,21 +20,6 @@ _WAYS = {
     "target_params": None,
     "target_macs": None,
     "target_size": None,
-}
-# Options that the other word does not look at.
-_BELONG = {"sparsity": ("policy", "coupling", "average", "ranking"), "keep_rate": ("select", "pool", "reduction")}
-
-# (option, what it is set to): options that nothing looks at then.
-_INERT = {
-    ("policy", "precrop"): ("criterion", "ranking", "coupling", "average"),
-    ("policy", "precrop-synflow"): ("coupling",),
-    ("policy", "none"): ("coupling", "average"),
-    ("select", "saliency"): ("reduction",),
-    ("select", "first"): ("reduction",),
-    ("select", "random"): ("reduction",),
-    ("select", "gate"): ("reduction",),
-    ("select", "gate-per-mac"): ("reduction",),
-    ("select", "gate-after-steps"): ("reduction",),
 }
 
 
@@ -46,37 +32,37 @@ def check_belonging(asked: Mapping[str, Any]) -> None:
             "does without 98 % of the weights, --keep-rate 0.5 keeps half of the channels everywhere, --target-size "
             "2MiB says how large the result may be"
         )
-    word = _word(ways[0], asked.get("method"))
-    _check_method(asked)
-    for other, names in _BELONG.items():
+    word, settings = _word(ways[0], asked.get("method")), _settings(asked.get("method"))
+    for option, value in settings.items():
+        if asked.get(option, value) != value:
+            raise OptionError(
+                f"method {asked['method']} sets {option} to {value!r}: leave {_flag(option)} {asked[option]} out"
+            )
+    for other, names in BELONG.items():
         without = [name for name in names if name in asked]
         if other != word and without:
             raise OptionError(
                 f"{_flag(without[0])} has no effect with {_flag(ways[0])}: leave it out, or give {_flag(other)} instead"
             )
-    _check_inert(asked, word)
+    _check_idle({name: value for name, value in asked.items() if name not in settings}, word, settings)
 
 
-def _check_method(asked: Mapping[str, Any]) -> None:
-    """Raise OptionError for an option that the method sets to something else, be it the usual value of that option."""
+def _settings(method: str | None) -> Mapping[str, Any]:
     from fxprune.methods import method_named
 
-    name = asked.get("method")
-    for option, value in {} if name is None else method_named(name).settings.items():
-        if asked.get(option) not in (None, False, value):
-            raise OptionError(f"method {name} sets {option} to {value!r}: leave {_flag(option)} {asked[option]} out")
+    return {} if method is None else method_named(method).settings
 
 
-def _check_inert(asked: Mapping[str, Any], word: str) -> None:
-    """Raise OptionError for an option that another one, given or set by the method, leaves without effect."""
-    from fxprune.methods import METHODS
+def _check_idle(asked: Mapping[str, Any], word: str, settings: Mapping[str, Any]) -> None:
+    """Raise OptionError for an option that another one, given or set by the method, leaves without effect. The library
+    lets it pass at its usual value: there nobody can tell who gave it.
+    """
+    from fxprune.options import Options
 
-    decides, usual = ("policy", "reconvene") if word == "sparsity" else ("select", "saliency")
-    settings = METHODS[asked["method"]].settings if "method" in asked else {}
-    value = settings.get(decides, asked.get(decides, usual))
-    idle = ("criterion",) if decides == "select" and value != "saliency" else ()
-    for option in (*_INERT.get((decides, value), ()), *idle):
-        if option in asked and option not in settings:
+    decides = DECIDES[word]
+    value = {decides: getattr(Options, decides), **asked, **settings}[decides]
+    for option in without_effect(decides, value):
+        if option in asked:
             raise OptionError(f"{_flag(option)} has no effect where {decides} is {value}: leave it out")
 
 
@@ -104,7 +90,7 @@ def settled(asked: Mapping[str, Any], from_file: Container[str]) -> dict[str, An
     given = [way for way in _WAYS if way in asked and way not in from_file]
     if len(given) != 1:
         return dict(asked)
-    other = [names for word, names in _BELONG.items() if _WAYS[given[0]] not in (word, None)]
+    other = [names for word, names in BELONG.items() if _WAYS[given[0]] not in (word, None)]
     overruled = {name for names in (tuple(set(_WAYS) - set(given)), *other) for name in names if name in from_file}
     return {name: value for name, value in asked.items() if name not in overruled}
 

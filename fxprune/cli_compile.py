@@ -92,7 +92,7 @@ def compile_command(
         "pool": pool,
         "reduction": reduction,
         "init": init,
-        "keep_weights": keep_weights,
+        "keep_weights": keep_weights or None,
         "seed": seed,
     }
     asked = {name: value for name, value in asked.items() if value is not None}

@@ -79,7 +79,7 @@ class StructureLearner:
         fraction: float = 0.5, decay: float = 0.98, mode: str = "conserve", max_epochs: int = 20, seed: int = 0,
         only: Sequence[str] | None = None, ignore: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
-        _check(scope, fraction, decay, mode, max_epochs)
+        _check(keep_rate, scope, fraction, decay, mode, max_epochs)
         self.options = Options(
             keep_rate=keep_rate, keep_weights=True, init="keep", approximate="freeze", seed=seed, only=only,
             ignore=ignore,
@@ -276,7 +276,9 @@ def _significance(saliency: Tensor, width: float) -> float:
     return float(saliency.double().topk(count).values.sum()) / count
 
 
-def _check(scope: str, fraction: float, decay: float, mode: str, max_epochs: int) -> None:
+def _check(keep_rate: object, scope: str, fraction: float, decay: float, mode: str, max_epochs: int) -> None:
+    if isinstance(keep_rate, bool) or not isinstance(keep_rate, int | float):
+        raise OptionError(f"keep_rate is one number for all groups, whose shares are learned, not {keep_rate!r}")
     if scope not in SCOPES:
         raise OptionError(f"unknown scope {scope!r}: choose {', '.join(SCOPES)}")
     if mode not in MODES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fxprune.errors import OptionError
@@ -70,29 +70,27 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
-def with_method(options: Options, name: str) -> Options:
-    """The options with what the method sets. Raises OptionError where they ask for something else."""
+def with_method(name: str, given: Mapping[str, Any]) -> Options:
+    """The given options with what the method sets. Raises OptionError where they ask for something else, be it the
+    usual value of an option.
+    """
     method = method_named(name)
-    usual = {field.name: field.default for field in fields(Options)}
     for option, value in method.settings.items():
-        given = getattr(options, option)
-        if given not in (usual[option], value):
-            raise OptionError(f"method {name} sets {option} to {value!r}: leave {option}={given!r} out")
+        if given.get(option, value) != value:
+            raise OptionError(f"method {name} sets {option} to {value!r}: leave {option}={given[option]!r} out")
     other = "keep_rate" if method.knob == "sparsity" else "sparsity"
-    if getattr(options, other) is not None:
+    if other in given:
         raise OptionError(f"method {name} takes {method.knob} (or a target), not {other}")
-    return replace(options, method=name, **method.settings)
+    return Options(**{**given, **method.settings, "method": name})
 
 
-def start_of_search(method: str | None, sparsity: Any, keep_rate: Any) -> tuple[float | None, float | None]:
-    """(sparsity, keep_rate) to begin with when a target decides. Raises OptionError when one of them was given."""
-    if sparsity is not None or keep_rate is not None:
+def start_of_search(method: str | None, given: Mapping[str, Any]) -> dict[str, float]:
+    """The sparsity or the keep rate to begin with when a target decides. Raises OptionError when one was given."""
+    if "sparsity" in given or "keep_rate" in given:
         raise OptionError("a target takes the place of sparsity and keep_rate: give one of the three")
-    knob = "sparsity" if method is None else method_named(method).knob
-    return (0.5, None) if knob == "sparsity" else (None, 0.5)
+    return {"sparsity" if method is None else method_named(method).knob: 0.5}
 
 
 def wants_data(name: str) -> bool:
     """Whether the method looks at gradients of a loss. Raises OptionError for an unknown one."""
-    sparsity, keep_rate = start_of_search(name, None, None)
-    return with_method(Options(sparsity=sparsity, keep_rate=keep_rate), name).looks_at_data
+    return with_method(name, start_of_search(name, {})).looks_at_data

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fxprune.averages import AVERAGES
 from fxprune.densities import RANKINGS
 from fxprune.errors import OptionError
+from fxprune.idle import BELONG, DECIDES, without_effect
 from fxprune.passes.choose import POOLS, KeepRate
 from fxprune.passes.initialise import MODES
 from fxprune.passes.plan import COUPLINGS
@@ -83,8 +84,20 @@ class Options:
             raise OptionError(f"unknown approximate {self.approximate!r}: choose cut, freeze")
         if self.select == "first" and self.pool != "local":
             raise OptionError(f"select='first' ranks nothing that could compete: leave pool={self.pool!r} out")
+        self._check_idle()
         if self.keep_weights and self.init == "kaiming":
             raise OptionError("keep_weights keeps the given weights, init='kaiming' draws new ones: choose one of them")
+
+    def _check_idle(self) -> None:
+        """Raise OptionError for an option that has another value than usual, and that nothing would look at."""
+        knob, other = ("sparsity", "keep_rate") if self.keep_rate is None else ("keep_rate", "sparsity")
+        decides = DECIDES[knob]
+        value = getattr(self, decides)
+        reasons = dict.fromkeys(BELONG[other], f"with {knob}")
+        reasons |= dict.fromkeys(without_effect(decides, value), f"where {decides} is {value!r}")
+        for name, reason in reasons.items():
+            if getattr(self, name) != getattr(Options, name):
+                raise OptionError(f"{name}={getattr(self, name)!r} has no effect {reason}: leave it out")
 
     @property
     def inexact(self) -> str:

@@ -35,18 +35,18 @@ def compile(
     *,
     keep_rate: KeepRate | None = None,
     channel_sparsity: KeepRate | None = None,
-    select: str = "saliency",
-    pool: str = "local",
+    select: str | None = None,
+    pool: str | None = None,
     reduction: str | None = None,
-    criterion: str = "magnitude",
+    criterion: str | None = None,
     ranking: str = "global",
     data: Data | Iterable[tuple[Any, Any]] | None = None,
-    policy: str = "reconvene",
+    policy: str | None = None,
     coupling: str = "max",
     average: str = "prunable",
     init: str = "auto",
     seed: int = 0,
-    keep_weights: bool = False,
+    keep_weights: bool | None = None,
     approximate: str | None = None,
     proof: bool = True,
     retry: bool = True,
@@ -73,17 +73,19 @@ def compile(
     keep_rate       instead: the fraction of channels that every group keeps, or {pattern of module names: fraction}
     channel_sparsity
                     or: the fraction that every group loses, or {pattern: fraction}; 1 - keep_rate
-    select          with keep_rate, which channels stay: "saliency" (sums of the criterion), "random", "first", "l1",
-                    "l2", "fpgm", "bn-scale", with data "taylor", "gate", ...; see `fxprune.saliency.selections`
-    pool            with keep_rate, what competes: "local" channels of one group, "global" of all, "isomorphic" of
-                    groups with the same shapes
+    select          with keep_rate, which channels stay: "saliency" (sums of the criterion; the default), "random",
+                    "first", "l1", "l2", "fpgm", "bn-scale", with data "taylor", "gate", ...; see
+                    `fxprune.saliency.selections`
+    pool            with keep_rate, what competes: "local" channels of one group (the default), "global" of all,
+                    "isomorphic" of groups with the same shapes
     reduction       with keep_rate, of scores over coupled layers: "mean", "max", "sum", "first"
-    criterion       what ranks weights: "magnitude", "random", "synflow", and, with data, "snip", "grasp", "prospr"
+    criterion       what ranks weights: "magnitude" (the default), "random", "synflow", and, with data, "snip", "grasp",
+                    "prospr"
     ranking         "global": all weights together; "uniform", "erk": each layer by itself, with these densities
     data            labelled batches for criteria that look at gradients: a DataLoader, or `saliency.trial.Data` to name
                     the loss (cross entropy otherwise)
-    policy          which layers are shrunk: "reconvene" (S_l >= S_avg), "all" (SPaI), "none" (UPaI), "inverted",
-                    "random"
+    policy          which layers are shrunk: "reconvene" (S_l >= S_avg; the default), "all" (SPaI), "none" (UPaI),
+                    "inverted", "random"
     coupling        width of coupled layers: "max" of their requests, "keep" all channels, "min"
     average         what S_avg runs over: "prunable", "conv", "all-params", "layer-mean"
     init            "auto": weights that look untrained are drawn (Kaiming) before ranking; "kaiming": always;
@@ -97,7 +99,8 @@ def compile(
     only, ignore    shell patterns of module names to take part or stay out
     submodule       compile this module of the network alone, as "backbone.body": only it has to be traceable. Its
                     inputs are those it gets when the network runs on the example inputs, its outputs keep their widths
-    method          a whole method by name, which sets several of the above: see `fxprune.methods`
+    method          a whole method by name, which sets several of the above, so that they cannot be given as anything
+                    else: see `fxprune.methods`
     target_params, target_macs, target_size
                     instead of sparsity or keep_rate, the most that the result may cost: parameters stored, MACs of one
                     example, bytes of weights and buffers; a fraction up to 1 of the dense network, or absolute
@@ -143,14 +146,15 @@ def dry_run(
 def settled(
     method: str | None, budget: Budget | None, *, channel_sparsity: KeepRate | None = None, **asked: Any
 ) -> tuple[Options, Budget | None]:
-    """The options with what a method sets, and something to begin the search with where a target decides."""
+    """The options with what a method sets, and something to begin the search with where a target decides. What is None
+    was not given.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
     if channel_sparsity is not None:
-        asked["keep_rate"] = keep_rate_of(channel_sparsity, asked.get("keep_rate"))
+        given["keep_rate"] = keep_rate_of(channel_sparsity, given.get("keep_rate"))
     if budget is not None:
-        start = start_of_search(method, asked.get("sparsity"), asked.get("keep_rate"))
-        asked |= dict(zip(("sparsity", "keep_rate"), start, strict=True))
-    options = Options(**asked)
-    return (options if method is None else with_method(options, method)), budget
+        given |= start_of_search(method, given)
+    return (Options(**given) if method is None else with_method(method, given)), budget
 
 
 def _compile(

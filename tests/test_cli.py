@@ -128,6 +128,7 @@ WRONG_OPTIONS = [
     ("--method precrop --sparsity 0.5 --ranking erk", ("--ranking has no effect where policy is precrop",)),
     ("--keep-rate 0.5 --reduction max", ("--reduction has no effect where select is saliency",)),
     ("--sparsity 0.5 --policy none --average conv", ("--average has no effect where policy is none",)),
+    ("--sparsity 0.5 --policy random --average conv", ("--average has no effect where policy is random",)),
     ("--sparsity 0.5 --pool global", ("--pool has no effect with --sparsity",)),
     ("--keep-rate 0.5 --ranking erk", ("--ranking has no effect with --keep-rate",)),
     ("--sparsity 0.5 --criterion snip", ("snip scores", "needs labelled data", "--data")),

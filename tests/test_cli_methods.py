@@ -53,6 +53,11 @@ def test_several_values_follow_their_option() -> None:
         fractions(["0.9,much"])
 
 
+def test_plan_refuses_what_has_no_effect() -> None:
+    line = ("plan", "zoo:resnet8", "--sparsity", "0.5", "--policy", "none", "--average", "conv")
+    refused(run(*line), "average='conv' has no effect where policy is 'none': leave it out")
+
+
 def test_plan_takes_several_sparsities() -> None:
     result = run("plan", "zoo:resnet8", "--sparsity", "0.9", "0.95,0.98", "--json")
     assert [one["sparsity"] for one in json.loads(result.stdout)["forecasts"]] == [0.9, 0.95, 0.98]

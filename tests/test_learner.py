@@ -395,6 +395,7 @@ def test_converged_after_max_epochs_with_a_warning() -> None:
     ("options", "message"),
     [
         ({"keep_rate": 1.5}, "keep_rate is the fraction"),
+        ({"keep_rate": {"*": 0.5}}, "keep_rate is one number for all groups"),
         ({"scope": "some"}, "unknown scope 'some'"),
         ({"mode": "fair"}, "unknown mode 'fair'"),
         ({"decay": float("nan")}, "decay lies between 0 and 1"),

@@ -16,7 +16,11 @@ from fxprune import zoo
 from fxprune.budget import Budget, search
 from fxprune.cost import Cost
 from fxprune.errors import OptionError
+from fxprune.idle import BELONG, IDLE
 from fxprune.methods import METHODS, wants_data
+from fxprune.options import CROPPING
+from fxprune.passes.sensitivity import POLICIES
+from fxprune.saliency.selections import SELECTIONS
 
 IMAGE = torch.zeros(2, 3, 32, 32)
 WITH_DATA = [name for name in METHODS if wants_data(name)]
@@ -55,16 +59,37 @@ def test_what_contradicts_a_method_is_refused() -> None:
         ({"method": "spai", "sparsity": 0.5, "policy": "inverted"}, "method spai sets policy to 'all'"),
         ({"method": "reconvene", "sparsity": 0.5, "policy": "all"}, "method reconvene sets policy to 'reconvene'"),
         ({"method": "uniform", "keep_rate": 0.5, "pool": "global"}, "method uniform sets pool to 'local'"),
+        ({"method": "upai", "sparsity": 0.5, "policy": "reconvene"}, "method upai sets policy to 'none'"),
+        ({"method": "l1", "keep_rate": 0.5, "keep_weights": False}, "method l1 sets keep_weights to True"),
         ({"select": "first", "keep_rate": 0.5, "pool": "isomorphic"}, "leave pool='isomorphic' out"),
+        ({"keep_rate": 0.5, "policy": "all"}, "policy='all' has no effect with keep_rate"),
+        ({"sparsity": 0.5, "pool": "global"}, "pool='global' has no effect with sparsity"),
+        ({"sparsity": 0.5, "policy": "random", "average": "conv"}, "no effect where policy is 'random'"),
+        ({"method": "fpgm", "target_macs": 0.5, "criterion": "random"}, "no effect where select is 'fpgm'"),
         ({"target_params": 0.5, "sparsity": 0.5}, "a target takes the place of sparsity"),
         ({"target_params": 0.5, "target_macs": 0.5}, "give one target"),
         ({"target_params": -1}, "a target is a positive number"),
+        ({"target_params": "25%"}, "a target is a positive number"),
         ({"keep_rate": 0.5, "channel_sparsity": 0.5}, "give keep_rate or channel_sparsity"),
         ({"channel_sparsity": 1.0}, "channel_sparsity is the fraction of channels to remove"),
         ({"channel_sparsity": {"fc": "half"}}, "channel_sparsity is the fraction of channels to remove"),
     ):
         with pytest.raises(OptionError, match=message):
             fxprune.compile(model, IMAGE, **options)  # type: ignore[arg-type]
+
+
+def test_each_policy_and_selection_says_what_has_no_effect_with_it() -> None:
+    policies = [("policy", name) for name in (*POLICIES, *CROPPING)]
+    assert set(IDLE) == {*policies, *(("select", name) for name in SELECTIONS)}
+    known = {option for names in BELONG.values() for option in names}
+    assert {option for names in IDLE.values() for option in names} <= {*known, "criterion"}
+
+
+def test_options_that_a_recipe_has_written_down_are_taken_again() -> None:
+    for asked in ({"method": "spai", "sparsity": 0.5}, {"method": "l1", "keep_rate": 0.5}, {"sparsity": 0.5}):
+        first = fxprune.compile(zoo.build("resnet8"), IMAGE, proof=False, **asked)  # type: ignore[arg-type]
+        again = fxprune.compile(zoo.build("resnet8"), IMAGE, **first.recipe.options)
+        assert again.recipe == first.recipe
 
 
 @pytest.mark.parametrize(
