@@ -23,6 +23,13 @@ _WAYS = {
 }
 
 
+def refuse_idle(*cases: tuple[bool, str, str]) -> None:
+    """Raise OptionError for the first of them that was given: (whether it was, the option, where it has no effect)."""
+    for given, option, where in cases:
+        if given:
+            raise OptionError(f"{option} has no effect {where}: leave it out")
+
+
 def check_belonging(asked: Mapping[str, Any]) -> None:
     """Raise OptionError unless one of the ways was given, and nothing that has no effect with it."""
     ways = [way for way in _WAYS if way in asked]

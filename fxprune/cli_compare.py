@@ -12,6 +12,7 @@ import typer
 from fxprune import cli_methods as methods
 from fxprune import cli_options as options
 from fxprune.capture.options import LoadOptions
+from fxprune.cli_asked import refuse_idle
 from fxprune.cli_errors import one_line_errors
 from fxprune.cli_options import OUTPUT, WHAT, WIDTHS, option
 from fxprune.cli_progress import shown_phases
@@ -31,7 +32,7 @@ _Methods = Annotated[
     ),
 ]
 _Equal = Annotated[
-    Literal["params", "macs", "sparsity"],
+    Literal["params", "macs", "sparsity"] | None,
     option(
         "What methods with a keep rate are cut to: parameters or MACs of the first method that takes a sparsity, or "
         "parameters to 1 - S of the dense network's (sparsity).",
@@ -50,7 +51,7 @@ def compare_command(
     model: options.Model,
     sparsity: options.Sparsities,
     methods: _Methods = None,
-    equal: _Equal = "params",
+    equal: _Equal = None,
     only: options.Only = None,
     ignore: options.Ignore = None,
     no_proof: options.NoProof = False,
@@ -75,12 +76,14 @@ def compare_command(
     with shown_phases(not quiet):
         with phase("start"):
             from fxprune.comparison import Contest, compare
-            from fxprune.comparison_plot import check_plot, write_plot
+            from fxprune.comparison_plot import write_plot
+            from fxprune.pictures import check_picture
 
             asked = {"only": only or None, "ignore": ignore or None, "proof": not no_proof, "seed": seed}
-            contest = Contest(values(methods or [_USUAL]), fractions(sparsity), equal, asked)
+            contest = Contest(values(methods or [_USUAL]), fractions(sparsity), equal or "params", asked)
+            _check_belonging(contest.methods, data, data_batch, equal, no_measure and threads != 1)
             if plot is not None:
-                check_plot(plot)
+                check_picture("--plot", plot)
         loaded, inputs, batches = _opened(
             model, LoadOptions(trust or (), arch, allow_pickle, seed), input or (), data, data_batch
         )
@@ -97,6 +100,22 @@ def compare_command(
         show(view(loaded.origin, found, (*loaded.notes, *found.notes), plot))
     if all(row.error for row in found.rows):
         raise typer.Exit(1)
+
+
+def _check_belonging(
+    methods: Sequence[str], data: str | None, batch: int | None, equal: str | None, idle_threads: bool
+) -> None:
+    """Raise OptionError for an option that would have no effect."""
+    from fxprune.methods import method_named, wants_data
+
+    named = ", ".join(methods)
+    blind, alike = not any(map(wants_data, methods)), all(method_named(one).knob == "sparsity" for one in methods)
+    refuse_idle(
+        (data is not None and blind, "--data", f"with {named}, which look at the network alone"),
+        (batch is not None and data is None, "--data-batch", "without --data"),
+        (equal is not None and alike, "--equal", f"with {named}, which take the sparsity as it is"),
+        (idle_threads, "--threads", "with --no-measure"),
+    )
 
 
 def _opened(

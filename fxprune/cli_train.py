@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fxprune import cli_options as options
 from fxprune import cli_train_options as own
 from fxprune.capture.options import LoadOptions
+from fxprune.cli_asked import refuse_idle
 from fxprune.cli_errors import one_line_errors
 from fxprune.cli_progress import shown_phases
 from fxprune.errors import OptionError
@@ -155,13 +156,15 @@ def _check_belonging(
     data: str, validation: str | None, optimizer: str, momentum: float | None, held_out: float | None, workers: int
 ) -> None:
     """Raise OptionError for an option that would have no effect."""
-    for given, option, reason in (
+    refuse_idle(
         (momentum is not None and optimizer != "sgd", "--momentum", f"with --optimizer {optimizer}"),
         (held_out is not None and validation is not None, "--held-out", "with --validation"),
-        (workers and not any(Path(one).is_dir() for one in (data, validation or data)), "--workers", "on such data"),
-    ):
-        if given:
-            raise OptionError(f"{option} has no effect {reason}: leave it out")
+        (
+            workers > 0 and not any(Path(one).is_dir() for one in (data, validation or data)),
+            "--workers",
+            "on such data",
+        ),
+    )
 
 
 def _target(model: str, weights: Path | None, loading: LoadOptions) -> tuple[str, LoadOptions]:

@@ -132,18 +132,19 @@ def explain(
     """(what was analysed, the answers). Draws the picture where one is asked for."""
     with shown_phases(not quiet):
         with phase("start"):
-            from fxprune.coupling_picture import check_path, save_picture
+            from fxprune.coupling_picture import write_picture
             from fxprune.explanation import explain as analysed
+            from fxprune.pictures import check_picture
 
             if picture is not None:
-                check_path(picture)
+                check_picture("--picture", picture)
             given = given_inputs(inputs)
         loaded, chosen = ready(model, loading, given, submodule)
         with phase("analyse"):
             found = analysed(loaded.module, chosen, submodule=submodule)
         if picture is not None:
             with phase("draw"):
-                save_picture(found, f"{loaded.origin}: channels that go together", picture)
+                write_picture(found, f"{loaded.origin}: channels that go together", picture)
     return loaded.origin, replace(found, notes=(*loaded.notes, *found.notes))
 
 

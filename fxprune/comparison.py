@@ -80,6 +80,8 @@ class Contest:
     options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("methods", "sparsities"):  # a row is known by both: each is there once
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         if not self.methods or not self.sparsities:
             raise OptionError("nothing to compare: name methods and sparsities")
         if self.equal not in EQUAL:

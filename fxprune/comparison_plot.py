@@ -7,36 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxprune.comparison import Comparison, Row
-from fxprune.errors import OptionError
+from fxprune.pictures import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette, which people with any kind of colour vision tell apart; markers tell the rest.
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#8c8c8c")
 _MARKERS = "osD^vP*XhX<>"
 Value = Callable[[Row], float | None]
 
 
-def check_plot(path: Path) -> None:
-    """Raise OptionError for a picture that cannot be drawn, before anything is compared."""
-    if path.suffix.lower() not in FORMATS:
-        raise OptionError(f"--plot {path}: the name ends with {', '.join(FORMATS)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise OptionError("--plot needs matplotlib: pip install fxprune[report]") from error
-
-
 def write_plot(found: Comparison, title: str, path: Path) -> None:
-    """Draw to `path`; the same comparison and matplotlib give the same bytes."""
+    """Draw to a path that `check_picture` has found good; the same comparison and matplotlib give the same bytes."""
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 9, "font.family": "DejaVu Sans", "svg.hashsalt": "fxprune"}):
-        still = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-        figure(found, title).savefig(path, metadata=still)
+        save_picture(figure(found, title), path)
 
 
 def figure(found: Comparison, title: str) -> Figure:
@@ -44,7 +32,7 @@ def figure(found: Comparison, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     panels = _panels(found)
-    drawn = Figure(figsize=(3.4 * len(panels) + 1.2, 3.4), dpi=110, layout="constrained")
+    drawn = Figure(figsize=(3.4 * len(panels) + 1.2, 3.4), layout="constrained")
     for axes, (label, value) in zip(drawn.subplots(1, len(panels)), panels.items(), strict=True):
         _panel(axes, found, label, value)
     handles, labels = drawn.axes[0].get_legend_handles_labels()

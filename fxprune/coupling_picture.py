@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from fxprune.channels.graph import coupling_graph
 from fxprune.channels.groups import ChannelGroup
-from fxprune.errors import OptionError
 from fxprune.explanation import Explanation
+from fxprune.pictures import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".svg", ".png", ".pdf")
 # Okabe and Ito's palette, which people with any kind of colour vision tell apart; grey is for what stays.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
 GREY = "#9a9a9a"
@@ -42,26 +41,12 @@ class Rail:
         return min(rows), max(rows)
 
 
-def check_path(path: Path) -> None:
-    """Raises OptionError for a kind of picture that cannot be written, or without matplotlib."""
-    if path.suffix not in SUFFIXES:
-        raise OptionError(f"--picture {path.name!r} has no known ending: choose from {', '.join(SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
-        raise OptionError(f"--picture cannot be written: there is no folder {path.parent}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise OptionError("--picture needs matplotlib: pip install 'fxprune[report]'") from error
-
-
-def save_picture(found: Explanation, title: str, path: Path) -> None:
-    """Write the picture in the format of the path's ending: .svg, .png or .pdf. Raises OptionError."""
-    check_path(path)
+def write_picture(found: Explanation, title: str, path: Path) -> None:
+    """Write the picture to a path that `check_picture` has found good. Raises OSError."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "fxprune", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
-        stamp = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}[path.suffix]
-        picture(found, title).savefig(path, dpi=110, metadata={stamp: None})
+        save_picture(picture(found, title), path)
 
 
 def layout(found: Explanation) -> tuple[list[str], list[Rail], dict[int, int]]:

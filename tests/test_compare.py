@@ -92,7 +92,12 @@ def test_an_error_loses_no_other_row() -> None:
         ("--sparsity 0.9,1", ("below 1, not 1.0",)),
         ("--sparsity 0.9 --methods spai,taste", ("unknown method 'taste'",)),
         ("--sparsity 0.9 --methods uniform,l1 --equal macs", ("takes a method with a sparsity for its measure",)),
-        ("--sparsity 0.9 --plot picture.gif", ("--plot picture.gif", ".png, .svg")),
+        ("--sparsity 0.9 --plot picture.gif", ("--plot 'picture.gif'", ".svg, .png")),
+        ("--sparsity 0.9 --plot none/picture.svg", ("--plot", "there is no folder none")),
+        ("--sparsity 0.9 --data synthetic", ("--data has no effect", "uniform, which look at")),
+        ("--sparsity 0.9 --data-batch 8", ("--data-batch has no effect without --data",)),
+        ("--sparsity 0.9 --methods upai,spai --equal macs", ("--equal has no effect", "upai, spai, which take")),
+        ("--sparsity 0.9 --no-measure --threads 2", ("--threads has no effect with --no-measure",)),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
@@ -188,6 +193,14 @@ def test_widths_are_folded() -> None:
     assert folded_widths(layers, dense=True) == "8x5"
     deep = [LayerLine(f"part{number % 3}.{number}.weight", 9, number, None, "dense") for number in range(40)]
     assert folded_widths(deep) == "part0.* 273  part1.* 247  part2.* 260"
+
+
+def test_what_is_named_twice_is_compared_once() -> None:
+    contest = Contest(["spai", "uniform", "spai"], [0.5, 0.5])
+    assert [row.name for row in compare(small(), torch.zeros(2, 3, 8, 8), contest, measure=False).rows] == [
+        "spai 0.5",
+        "uniform 0.5",
+    ]
 
 
 def test_a_contest_without_methods_is_none() -> None:

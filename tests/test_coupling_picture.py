@@ -11,7 +11,7 @@ from models import Net, conv, pooled
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.coupling_picture import COLOURS, GREY, layout, picture, save_picture, tracks
+from fxprune.coupling_picture import COLOURS, GREY, layout, picture, tracks, write_picture
 from fxprune.explanation import Explanation
 
 pytest.importorskip("matplotlib")
@@ -66,7 +66,7 @@ def test_colours_and_dashes_tell_the_state() -> None:
 @pytest.mark.parametrize("ending", [".svg", ".png"])
 def test_the_same_network_gives_the_same_bytes(ending: str, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        save_picture(explained(), "net.pt", tmp_path / f"{name}{ending}")
+        write_picture(explained(), "net.pt", tmp_path / f"{name}{ending}")
     data = (tmp_path / f"one{ending}").read_bytes()
     assert data == (tmp_path / f"two{ending}").read_bytes()
     if ending == ".svg":
@@ -100,4 +100,6 @@ def test_picture_on_the_command_line() -> None:
     assert run("explain", "zoo:resnet8", "--picture", "net.svg").exit_code == 0
     assert b"layer1.0.conv1" in Path("net.svg").read_bytes()
     refused(run("explain", "zoo:resnet8", "--picture", "net.bmp"), "no known ending")
-    refused(run("explain", "zoo:resnet8", "--picture", "none/net.svg"), "there is no folder none")
+    refused(run("explain", "zoo:resnet8", "--picture", "none/net.svg"), "--picture", "there is no folder none")
+    Path("folder.svg").mkdir()
+    refused(run("explain", "zoo:resnet8", "--picture", "folder.svg"), "--picture", "folder.svg is a folder")
