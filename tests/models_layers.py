@@ -95,6 +95,18 @@ def mean_over_channels() -> nn.Module:
     return Net(run, a=conv(3, 8), c=conv(8, 10, 1), fc=nn.Linear(10, 5))
 
 
+@network({"a.weight": (4, 3, 3, 3), "c.weight": (5, 4, 1, 1)}, inexact=True)
+def efficient_channel_attention() -> nn.Module:
+    """A window slides over channels: the gate of each is made of its neighbours."""
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = s.a(x)
+        gates = s.slide(pooled(x).view(x.shape[0], 1, -1)).sigmoid()
+        return s.c(x * gates.view(x.shape[0], -1, 1, 1).expand_as(x))
+
+    return Net(run, a=conv(3, 8), slide=nn.Conv1d(1, 1, 3, padding=1, bias=False), c=conv(8, 5, 1))
+
+
 @network({"a.weight": (3, 3, 3, 3), "norm.weight": (3,), "norm.running_mean": (3,), "c.weight": (5, 3, 1, 1)})
 def instance_norm() -> nn.Module:
     norm = nn.InstanceNorm2d(6, affine=True, track_running_stats=True)

@@ -117,6 +117,13 @@ def layer_norm(grown: Developer, a: int, b: int, c: int) -> None:
         grown.add("layer_norm", (x,), grown.width(x))
 
 
+@gene(1)
+def slid_over_channels(grown: Developer, a: int, b: int, c: int) -> None:
+    x = grown.pick(a, clear=True)
+    if x is not None:
+        grown.add("slid_over_channels", (x,), (3, 5)[c % 2])
+
+
 @gene(3)
 def act(grown: Developer, a: int, b: int, c: int) -> None:
     x = grown.pick(a, ("map", "map", "vector", "tokens")[c % 4])

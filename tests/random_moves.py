@@ -222,6 +222,17 @@ def layer_norm(part: nn.Module, x: Tensor, width: int) -> Tensor:
     return part(x.movedim(1, -1)).movedim(-1, 1)
 
 
+def _few_slid_over(part: nn.Module, alive: Tensor, x: Tensor, size: int) -> Tensor:
+    return put(x, alive, slid_over_channels(part, x[:, alive], size))
+
+
+@operation("same", lambda size: nn.Conv1d(1, 1, size, padding=size // 2), _few_slid_over)
+def slid_over_channels(part: nn.Module, x: Tensor, size: int) -> Tensor:
+    """A gate for each channel from the means of its neighbours."""
+    gates: Tensor = part(x.flatten(2).mean(2)[:, None]).sigmoid()
+    return x * gates.reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+
+
 @operation("third")
 def attention(part: None, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     q, k, v = (one.reshape(one.shape[0], one.shape[1], heads, -1).transpose(1, 2) for one in (q, k, v))

@@ -171,12 +171,20 @@ def _weighed_by_extremes(s: Net, x: Tensor, recipe: fxprune.Recipe) -> Tensor:
     return s.fc(pooled(s.c(x * (kept.amax(1, keepdim=True) - kept.amin(1, keepdim=True))).relu()))
 
 
+def _gated_by_neighbours(s: Net, x: Tensor, recipe: fxprune.Recipe) -> Tensor:
+    kept = recipe.kept["a.weight"][0]
+    x = s.a(x)[:, kept]
+    gates = s.slide(pooled(x)[:, None]).sigmoid()[:, 0, :, None, None]
+    return F.conv2d(x * gates, s.c.weight[:, kept], s.c.bias)
+
+
 BY_HAND: dict[str, Callable[..., Tensor]] = {
     "weight_standardised": _standardised,
     "group_norm_part": _part_of_a_group,
     "layer_norm": _layer_normalised,
     "mean_over_channels": _weighed_by_mean,
     "extremes_over_channels": _weighed_by_extremes,
+    "efficient_channel_attention": _gated_by_neighbours,
     "group_norm_whole": _part_of_a_group,
 }
 
@@ -189,6 +197,7 @@ REASONS = {
     "layer_norm": "layer normalisation over channels",
     "mean_over_channels": "a mean over channels",
     "extremes_over_channels": "the extreme one of all channels",
+    "efficient_channel_attention": "a convolution over channels",
 }
 
 

@@ -76,7 +76,8 @@ class _Dropping(TorchFunctionMode):
 @contextmanager
 def kept_channels_only(model: nn.Module, recipe: Recipe) -> Iterator[None]:
     """Layer, group and RMS normalisations of this network compute their statistics from the channels that the recipe
-    keeps of their weights; removed channels come out as zero.
+    keeps of their weights; removed channels come out as zero. A window of one channel that slides over as many entries
+    as the last batch norm had channels sees those that are kept of these.
     """
     kept = {id(tensor): recipe.kept.get(name, {}).get(0) for name, tensor in named_tensors(model).items()}
     with _OverKept({key: torch.tensor(value) for key, value in kept.items() if value is not None}):
@@ -87,9 +88,15 @@ class _OverKept(TorchFunctionMode):
     def __init__(self, kept: dict[int, Tensor]) -> None:
         super().__init__()
         self.kept = kept
+        self.last: tuple[int, Tensor | None] = (0, None)  # channels of the last batch norm, and those that are kept
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is F.batch_norm:
+            weight = dict(zip(_BATCH, args, strict=False)) | kwargs
+            self.last = args[0].shape[1], self.kept.get(id(weight.get("weight")))
+        if func is F.conv1d and args[1].shape[:2] == (1, 1) and args[0].shape[-1] == self.last[0]:
+            return self._slid(args, kwargs)
         plain = {F.layer_norm: (2, -1), F.group_norm: (2, 1), F.rms_norm: (2, -1)}.get(func)
         if plain is None:
             return func(*args, **kwargs)
@@ -107,8 +114,15 @@ class _OverKept(TorchFunctionMode):
             few["normalized_shape"] = (len(kept),)
         return torch.zeros_like(x).index_copy(dim, kept, func(**few))
 
+    def _slid(self, args: Any, kwargs: Any) -> Tensor:
+        x, kept = args[0], self.last[1]
+        if kept is None:
+            return F.conv1d(*args, **kwargs)
+        return torch.zeros_like(x).index_copy(-1, kept, F.conv1d(x.index_select(-1, kept), *args[1:], **kwargs))
+
 
 _SUMMING = {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear}
 _LAYER = ("input", "normalized_shape", "weight", "bias", "eps")
+_BATCH = ("input", "running_mean", "running_var", "weight", "bias")
 _GROUP = ("input", "num_groups", "weight", "bias", "eps")
 _RMS = ("input", "normalized_shape", "weight", "eps")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels, along, varying
-from fxprune.channels.records import Call
+from fxprune.channels.records import Call, Normalisation
 from fxprune.channels.rules.table import rule
 
 
@@ -40,7 +40,7 @@ def convolution(ctx: Context, call: Call) -> None:
     """x.C with w.I, bias with w.O, the output carries w.O; pixels merge, unless the window is one pixel wide."""
     tensor, transposed = call.tensor("input"), call.arguments["transposed"]
     kernel = _kernel(ctx, call.tensor("weight"), call.arguments["groups"])
-    passed = _passed_through(call, ctx.of(tensor))
+    passed = _passed_through(call, ctx.of(tensor)) + _slid_over(ctx, call, ctx.of(tensor))
     rest = [layer for layer in ctx.of(tensor).layers if all(layer is not one for one in passed)]
     x = _without_pixels(ctx, Labels(ctx.of(tensor).shape, tuple(rest)))
     if _is_depthwise(ctx, kernel):
@@ -65,6 +65,25 @@ def _passed_through(call: Call, labels: Labels) -> list[Tensor]:
         if (weight.shape[dim], step, pad) == (1, 1, 0) and call.result.shape[dim] == labels.shape[dim]:
             alone.add(dim)
     return [layer for layer in labels.layers if len(varying(layer)) == 1 and varying(layer) <= alone]
+
+
+def _slid_over(ctx: Context, call: Call, labels: Labels) -> list[Tensor]:
+    """Layers over which a window of one channel slides and keeps their length, as in efficient channel attention
+    (Wang et al., CVPR 2020). Each entry meets its neighbours: removal changes who they are.
+    """
+    weight, stride = call.tensor("weight"), call.arguments["stride"]
+    if call.arguments["transposed"] or tuple(weight.shape[:2]) != (1, 1):
+        return []
+    dims = {dim for dim in range(2, weight.ndim) if stride[(dim - 2) % len(stride)] == 1 and weight.shape[dim] > 1}
+    same = {dim for dim in dims if call.result.shape[dim] == labels.shape[dim]}
+    layers = [layer for layer in labels.layers if len(varying(layer)) == 1 and varying(layer) <= same]
+    layers = [layer for layer in layers if ctx.inexact(layer, "a convolution over channels")]
+    if layers:
+        assert ctx.key is not None
+        ctx.normalisations.append(
+            Normalisation(ctx.key, (labels, None, None), (Labels(tuple(call.result.shape), tuple(layers)),))
+        )
+    return layers
 
 
 def _is_depthwise(ctx: Context, kernel: Kernel) -> bool:
