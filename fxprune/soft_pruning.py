@@ -67,7 +67,7 @@ class SoftFilterPruning:
             removed = self._removed(couplings)
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         counts = {}
-        for one in output_slices(self._program, couplings):
+        for one in output_slices(couplings):
             gone = removed[one.roots]
             if gone.any():
                 counts[one.parameter] = int(gone.sum())

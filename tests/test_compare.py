@@ -77,7 +77,7 @@ def test_an_error_loses_no_other_row() -> None:
     line = ("--sparsity", "0.5,0.9999", "--methods", "reconvene,3sp,uniform", "--equal", "sparsity")
     result = run("compare", "zoo:resnet8", *line, "--no-measure", "--no-proof", columns=100)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "3sp 0.5: 3sp scores weights by gradients and needs labelled data" in " ".join(result.stdout.split())
+    assert "3sp 0.5: 3sp looks at gradients and needs labelled data" in " ".join(result.stdout.split())
     assert "uniform 0.9999: the target of 8 parameters cannot be met" in " ".join(result.stdout.split())
     rows = compared(*line, "--data", "synthetic", "--data-batch", "4")["rows"]
     assert [row["error"] is None for row in rows] == [True, True, True, True, False, False]
@@ -168,7 +168,7 @@ def test_the_table_and_the_picture(workplace: Path, monkeypatch: pytest.MonkeyPa
     assert (result.exit_code, result.stderr) == (0, "")
     assert max(map(len, result.stdout.splitlines())) <= 80
     text = " ".join(result.stdout.split())
-    for words in ("0.5 spai ", "0.9 uniform ", "1.00x", "dense 16 32 4", "failed 3sp 0.5: 3sp scores", "in turns"):
+    for words in ("0.5 spai ", "0.9 uniform ", "1.00x", "dense 16 32 4", "failed 3sp 0.5: 3sp looks at", "in turns"):
         assert words in text
     assert (workplace / "one.png").read_bytes().startswith(b"\x89PNG")
     for name in ("one.svg", "two.svg"):

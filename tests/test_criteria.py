@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -19,7 +20,7 @@ from fxprune.saliency.grasp import Grasp
 from fxprune.saliency.prospr import Prospr
 from fxprune.saliency.snip import Snip
 from fxprune.saliency.synflow import Synflow
-from fxprune.saliency.trial import Data
+from fxprune.saliency.trial import Data, ScoresOnce
 
 WITH_DATA = ("snip", "grasp", "prospr")
 
@@ -288,9 +289,11 @@ def test_each_compiles_a_network_and_leaves_it_alone(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_DATA)
 def test_data_that_are_missing_or_too_few_are_asked_for(name: str) -> None:
     model = zoo.build("resnet8")
-    with pytest.raises(OptionError, match=f"{name} scores weights by gradients and needs labelled data"):
+    with pytest.raises(OptionError, match=f"{name} looks at gradients and needs labelled data"):
         fxprune.compile(model, torch.zeros(2, 3, 32, 32), sparsity=0.9, criterion=name)
-    with pytest.raises(OptionError, match=f"{name} needs . batches of data, 0 were given"):
+    with pytest.raises(
+        OptionError, match=f"{name} needs . batches of data, 0 were given: give more data, or smaller batches"
+    ):
         fxprune.compile(model, torch.zeros(2, 3, 32, 32), sparsity=0.9, criterion=name, data=[])
 
 
@@ -342,3 +345,14 @@ def test_another_loss_may_be_given() -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(OptionError, match="choose magnitude, random, synflow, snip, grasp, prospr"):
         criterion("taste", 0)
+
+
+def test_scores_are_kept_for_the_same_network_and_no_other() -> None:
+    once, counted = ScoresOnce(), iter(range(9))
+    programs = [capture(zoo.build("resnet8", seed=seed), torch.zeros(2, 3, 32, 32)) for seed in (0, 0)]
+    found = [once.get(program, lambda: {"w": torch.tensor(next(counted))})["w"].item() for program in programs * 2]
+    assert found == [0, 1, 2, 3]
+    assert once.get(programs[1], lambda: {}) is once.get(programs[1], lambda: {})
+    del programs[1]
+    gc.collect()
+    assert once._of() is None, "a program lives no longer for its scores"

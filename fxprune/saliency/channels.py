@@ -94,7 +94,7 @@ class Slices:
         return found
 
 
-def output_slices(program: Program, couplings: Couplings) -> Iterator[Slices]:
+def output_slices(couplings: Couplings) -> Iterator[Slices]:
     """Filters of the layers that make channels."""
     seen: set[str] = set()
     for producer in couplings.analysis.producers:
@@ -113,7 +113,7 @@ def norm_slices(couplings: Couplings) -> Iterator[Slices]:
             yield _slices(couplings, name, layer)
 
 
-def all_slices(program: Program, couplings: Couplings) -> Iterator[Slices]:
+def all_slices(couplings: Couplings) -> Iterator[Slices]:
     """Everything of a channel that multiplies: filters, the inputs of the layers that read it, scales. No biases."""
     names = dict.fromkeys(producer.weight for producer in couplings.analysis.producers)
     for name in names:
@@ -175,7 +175,7 @@ class ChannelNorm:
 
     def scores(self, program: Program, couplings: Couplings) -> Scores:
         walk = {"outputs": output_slices, "all": all_slices}[self.members]
-        parts = ((one.roots, one.summed(self._raised(program, one))) for one in walk(program, couplings))
+        parts = ((one.roots, one.summed(self._raised(program, one))) for one in walk(couplings))
         return gathered(couplings, parts, self.reduction)
 
     def _raised(self, program: Program, one: Slices) -> Tensor:
@@ -196,7 +196,7 @@ class Fpgm:
     name: ClassVar[str] = "fpgm"
 
     def scores(self, program: Program, couplings: Couplings) -> Scores:
-        parts = ((one.roots, _distances(program, one)) for one in output_slices(program, couplings))
+        parts = ((one.roots, _distances(program, one)) for one in output_slices(couplings))
         return gathered(couplings, parts, self.reduction)
 
 

@@ -43,7 +43,7 @@ class GateSlope:
     name: ClassVar[str] = "gate"
 
     def scores(self, program: Program, couplings: Couplings) -> Scores:
-        data = needed(self.data, "3sp" if self.steps == 0 else "prospr")
+        data = needed(self.data, self.name)
         batches = data.take(self.steps + 1, self.name)
         groups = cuttable(program, couplings)
         sites = find_sites(couplings, groups)

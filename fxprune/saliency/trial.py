@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ class Data:
             found.append((tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,), labels))
             if len(found) == count:
                 return found
-        raise OptionError(f"{criterion} needs {count} batches of data, {len(found)} were given")
+        raise OptionError(
+            f"{criterion} needs {count} batches of data, {len(found)} were given: give more data, or smaller batches"
+        )
 
     def loss_of(self, outputs: Any, labels: Any) -> Tensor:
         if self.loss is not None:
@@ -77,8 +80,8 @@ def needed(data: Data | None, criterion: str) -> Data:
     """Raise OptionError unless there are data."""
     if data is None:
         raise OptionError(
-            f"{criterion} scores weights by gradients and needs labelled data: give data=loader (in Python), or --data "
-            "with an image folder, an .npz file, or synthetic"
+            f"{criterion} looks at gradients and needs labelled data: give data=loader (in Python), or --data with a "
+            "folder of pictures, an .npz file, digits, or synthetic"
         )
     return data
 
@@ -122,9 +125,10 @@ class ScoresOnce:
     """Scores that are worked out at the first call and kept; a criterion's `scores` may be asked several times."""
 
     def __init__(self) -> None:
-        self._known: dict[int, Mapping[str, Tensor]] = {}
+        self._of: Callable[[], Program | None] = lambda: None  # a reference that does not keep the program's tensors
+        self._found: Mapping[str, Tensor] = {}
 
     def get(self, program: Program, work: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        if id(program) not in self._known:
-            self._known = {id(program): work()}
-        return self._known[id(program)]
+        if self._of() is not program:
+            self._of, self._found = weakref.ref(program), work()
+        return self._found
