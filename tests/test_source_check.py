@@ -144,6 +144,27 @@ def test_small_classes_count_word_for_word(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("after", "evil", "complaint"),
+    [
+        (FORWARD, "x = Part(a=x)", "calls Part"),  # layers are made in __init__, and nowhere else
+        (FORWARD, "x = Part(__dict__=x)", "calls Part"),
+        (INIT, "self.z = Part(__class__=nn.ReLU())", "gives a part of the network a name in a way"),
+        (INIT, "self.z = Part(**{'__class__': nn.ReLU()})", "gives a part of the network a name in a way"),
+        (INIT, "self.z = Part(**self.a)", "gives a part of the network a name in a way"),
+        (INIT, "self.z = Part(a=nn.ReLU())", ""),
+    ],
+    ids=range(6),
+)
+def test_small_classes_are_used_as_fxprune_uses_them(after: str, evil: str, complaint: str, text: str) -> None:
+    whole = text.replace(after, f"{after}        {evil}\n", 1).replace(CLASS, f"{PARTS['Part']}\n\n{CLASS}")
+    if not complaint:
+        assert check_source(whole, "model.py").class_name == "Net"
+        return
+    with pytest.raises(UntrustedError, match=complaint):
+        check_source(whole, "model.py")
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         "", "x", "class Net(nn.Module:", "\0", "pass", "class Part(nn.Module):\n    pass", "(" * 500,

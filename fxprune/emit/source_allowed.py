@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import get_overridable_functions
 
-from fxprune.aten import FACTORIES, NO_METHODS, UNSAFE
+from fxprune.aten import FACTORIES, NO_METHODS, UNSAFE, is_operator
 from fxprune.emit.source_functions import AUGMENTED, HOMES, INFIX, PREFIX
 
 IMPORTS = {
     "import math", "import operator", "import torch", "import torch.nn.functional as F", "from torch import nn",
     "from collections import namedtuple",
 }  # fmt: skip
+_ATEN = "torch.ops.aten."
 _TAKES_CODE = {"triplet_margin_with_distance_loss"}
 _IN_PLACE = {"celu_", "dropout_", "elu_", "hardtanh_", "leaky_relu_", "relu_", "rrelu_", "selu_", "threshold_"}
 _MORE = {"hardsigmoid", "hardswish", "logsigmoid", "threshold", "upsample"} | _IN_PLACE
@@ -36,7 +37,11 @@ def _overridable() -> set[int]:
 
 
 def is_function(home: str, name: str) -> bool:
-    """`torch.cat`, `F.relu`: home is the text before the last dot."""
+    """`torch.cat`, `F.relu`, `torch.ops.aten.relu.default`: home is the text before the last dot."""
+    if home.startswith(_ATEN):
+        return is_operator(home.removeprefix(_ATEN), name)
+    if (home, name) == ("torch", "device"):
+        return True
     if home in ("math", "operator"):
         return name in _MATH if home == "math" else name in _names_of_operators()
     if home not in HOMES or name.startswith(("_", *UNSAFE)) or name in _TAKES_CODE:

@@ -48,7 +48,8 @@ class _File:
 
     def __init__(self, found: Checked) -> None:
         self._found = found
-        self._known: set[str] = set()  # classes that have been defined above
+        self._layers: set[str] = set()  # small classes that have been defined above
+        self._records: set[str] = set()  # named tuples, likewise
 
     def check(self, tree: ast.Module) -> None:
         *above, network = tree.body or [ast.Pass()]
@@ -60,9 +61,9 @@ class _File:
 
     def _statement(self, node: ast.stmt) -> None:
         if isinstance(node, ast.ClassDef) and ast.dump(node) == _parts().get(node.name):
-            self._known.add(node.name)
+            self._layers.add(node.name)
         elif isinstance(node, ast.Assign) and _is_record(node):
-            self._known.add(checked_name(node, ast.unparse(node.targets[0])))
+            self._records.add(checked_name(node, ast.unparse(node.targets[0])))
         elif not (_is_text(node) or ast.unparse(node) in allowed.IMPORTS or _lists_names(node)):
             raise RefusedError(node, "does something else than import torch or define a layer")
 
@@ -76,9 +77,9 @@ class _File:
                 raise RefusedError(part, "is no method of a network")
             arguments = _arguments(part)
             if part.name == "__init__":
-                Making(self._known).check(part)
+                Making(self._layers).check(part)
             else:
-                Running(self._known, arguments, self._found).check(part)
+                Running(self._records, arguments, self._found).check(part)
 
 
 @functools.cache

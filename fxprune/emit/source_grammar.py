@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
-from fxprune.aten import is_operator
 from fxprune.emit import source_allowed as allowed
 from fxprune.emit.source_functions import BUILTINS, is_free_name
 
@@ -112,8 +111,8 @@ def _path(node: ast.expr) -> Path:
 class Making:
     """__init__: layers and tensors under their names, ties between them."""
 
-    def __init__(self, known: set[str]) -> None:
-        self._known = known  # classes that the file defines
+    def __init__(self, layers: set[str]) -> None:
+        self._layers = layers  # the small classes that the file defines
 
     def check(self, function: ast.FunctionDef) -> None:
         for statement in function.body:
@@ -162,7 +161,7 @@ class Making:
         if (home, name) in (("", "Part"), ("nn", "ModuleList"), ("nn", "Parameter")):
             self._container(node)
             return
-        layer = allowed.is_layer(name) if home == "nn" else name in self._known and not home
+        layer = allowed.is_layer(name) if home == "nn" else name in self._layers and not home
         if not layer and (home, name) not in (("torch", "zeros"), ("torch", "ones")):
             raise RefusedError(node, "makes something else than a layer or a tensor")
         for value in (*node.args, *(one.value for one in node.keywords)):
@@ -176,12 +175,16 @@ class Making:
         for keyword in node.keywords:
             if keyword.arg == "requires_grad":
                 check_literal(keyword.value)
-            elif keyword.arg is None and isinstance(keyword.value, ast.Dict):
-                for name, value in zip(keyword.value.keys, keyword.value.values, strict=True):
-                    _check_text(name)
-                    self._made(value)
-            else:
-                self._made(keyword.value)
+                continue
+            many = isinstance(keyword.value, ast.Dict) and keyword.arg is None
+            pairs = (
+                keyword.value
+                if many
+                else ast.Dict([ast.copy_location(ast.Constant(keyword.arg), node)], [keyword.value])
+            )
+            for name, value in zip(pairs.keys, pairs.values, strict=True):  # type: ignore[attr-defined]
+                _check_text(name)
+                self._made(value)
 
 
 def _is_long(node: ast.Call) -> bool:
@@ -194,8 +197,8 @@ def _is_long(node: ast.Call) -> bool:
 class Running:
     """A forward: variables, calls of layers, of torch's functions and of tensors' methods."""
 
-    def __init__(self, known: set[str], arguments: set[str], found: Checked) -> None:
-        self._known, self._variables, self._found = known, set(arguments), found
+    def __init__(self, records: set[str], arguments: set[str], found: Checked) -> None:
+        self._records, self._variables, self._found = records, set(arguments), found
 
     def check(self, function: ast.FunctionDef) -> None:
         for statement in function.body:
@@ -273,14 +276,14 @@ class Running:
                 self._found.called.add(_path(node))
             return
         if isinstance(node, ast.Name):
-            if node.id not in (*BUILTINS, "slice") and node.id not in self._known:
+            if node.id not in (*BUILTINS, "slice") and node.id not in self._records:
                 raise RefusedError(node, f"calls {node.id}")
             return
         if not isinstance(node, ast.Attribute):
             raise RefusedError(node, "calls something else than a function")
         home = _home(node.value)
         if home.partition(".")[0] in _MODULES:
-            if not _is_function(home, node.attr):
+            if not allowed.is_function(home, node.attr):
                 raise RefusedError(node, f"calls {home}.{node.attr}")
             return
         if not allowed.is_method(node.attr):
@@ -292,9 +295,3 @@ _MODULES = ("torch", "F", "nn", "math", "operator")
 _NESTS = (
     ast.Tuple, ast.List, ast.Dict, ast.Slice, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp,
 )  # fmt: skip
-
-
-def _is_function(home: str, name: str) -> bool:
-    if home.startswith("torch.ops.aten."):
-        return is_operator(home.removeprefix("torch.ops.aten."), name)
-    return (home, name) == ("torch", "device") or allowed.is_function(home, name)
