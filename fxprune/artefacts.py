@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,9 +138,9 @@ def _output(weights: Path | None, output: str | Path | None, force: bool) -> Pat
     if weights is not None and weights.is_dir():  # which may have no name to make that of a file from: . or /
         raise LoadError(f"{weights} is a folder: give the file with the trained weights")
     path = Path(output) if output is not None else weights.with_suffix(".onnx")  # type: ignore[union-attr]
-    if path.is_dir() or not path.resolve().parent.is_dir():
+    if path.is_dir() or not path.parent.is_dir():
         raise ExportError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise ExportError(f"{path} exists already: replace it with --force, or name another file with -o")
     return path
 

@@ -256,6 +256,11 @@ def test_output_is_not_replaced_without_force(folder: Path) -> None:
     for place in (".", "/", folder):
         with pytest.raises(LoadError, match="is a folder: give the file"):
             export(folder, place)
+    for target in ("nowhere", "link.onnx"):  # a link to nothing is there all the same, and so is one to itself
+        Path("link.onnx").unlink(missing_ok=True)
+        Path("link.onnx").symlink_to(target)
+        with pytest.raises(ExportError, match=r"link\.onnx exists already"):
+            export(folder, output="link.onnx")
     assert Path("out.onnx").read_text() == "mine"
     export(folder, output="out.onnx", force=True, opset=18)
     assert onnx.load("out.onnx").opset_import[0].version == 18

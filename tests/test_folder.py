@@ -106,6 +106,23 @@ def test_force_does_not_replace_what_fxprune_did_not_write(workplace: Path, monk
     assert value_in(workplace / "out") == 1.0
 
 
+def test_a_place_that_cannot_be_looked_at_is_no_place_to_write(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "loop").symlink_to(workplace / "loop")
+    for place in (workplace / "loop", workplace / "loop" / "out"):
+        with pytest.raises(ExportError, match="cannot write .*[Ll]oop"):
+            write(place, force=True)
+    write(workplace / "out")
+
+    def refuse(_: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ExportError, match=r"cannot write .*out: Permission denied"):
+        write(workplace / "out", force=True)
+
+
 @pytest.mark.parametrize("failing", [1, 2, 3])
 def test_rename_that_fails_brings_the_old_folder_back(
     failing: int, workplace: Path, monkeypatch: pytest.MonkeyPatch

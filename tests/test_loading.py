@@ -138,6 +138,15 @@ def zipped() -> bytes:
     return stream.getvalue()
 
 
+def compressed() -> bytes:
+    """A few hundred bytes that would be a megabyte of weights."""
+    whole, small = zipfile.ZipFile(io.BytesIO(pickled(nn.Linear(512, 512)))), io.BytesIO()
+    with zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, bytes(len(whole.read(name))) if "/data/" in name else whole.read(name))
+    return small.getvalue()
+
+
 def of_the_future() -> bytes:
     """An archive that says it needs version 12.8 of the format."""
     content = bytearray(pickled(nn.ReLU()))
@@ -154,6 +163,7 @@ NO_NETWORKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "zip of the future": ("net.pt", of_the_future, "is truncated or damaged"),
     "protocol 4": ("net.pt", of_protocol_4, "has pickle protocol 4: save it again"),
     "text": ("net.py", lambda: b"import torch", "is not a file that torch.save wrote"),
+    "compressed": ("net.pt", compressed, "is compressed, which torch.save never does"),
     "another zip": ("net.zip", zipped, "not one that torch.save wrote"),
     "state dict": ("net.pth", lambda: pickled(nn.Linear(2, 2).state_dict()), "--arch"),
     "checkpoint": ("net.tar", lambda: pickled({"epoch": 3, "model": nn.Linear(2, 2).state_dict()}), "--arch"),

@@ -127,9 +127,10 @@ def _first_bytes(file: Path) -> bytes:
 def _check_archive(file: Path) -> str:
     try:
         with zipfile.ZipFile(file) as archive:
-            names = set(archive.namelist())
+            records = archive.infolist()
     except Exception as error:  # a damaged directory fails in as many ways as it has fields
         raise LoadError(f"{file} is truncated or damaged") from error
+    names = {record.filename for record in records}
     members = {name.partition("/")[2] for name in names}
     if "constants.pkl" in members:
         raise LoadError(f"{file} is a TorchScript archive, whose Python source is gone: {_SAVE_AGAIN}")
@@ -141,6 +142,8 @@ def _check_archive(file: Path) -> str:
         raise LoadError(f"{file} is truncated, damaged or no exported program")
     if "data.pkl" not in members:
         raise LoadError(f"{file} is a zip archive, but not one that torch.save wrote")
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):  # it may hold any number of bytes
+        raise LoadError(f"{file} is compressed, which torch.save never does: {_SAVE_AGAIN}")
     return _PICKLE
 
 

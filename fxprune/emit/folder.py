@@ -68,6 +68,13 @@ class Written:
 
 def check_folder(folder: Path, force: bool) -> None:
     """Raise ExportError unless `folder` can be written: new, or with `force` one that holds nothing but artefacts."""
+    try:
+        _check_ground(folder, force)
+    except (OSError, RuntimeError) as error:  # RuntimeError: Path.resolve, of links that lead to each other
+        raise ExportError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _check_ground(folder: Path, force: bool) -> None:
     ground = next(one for one in (folder, *folder.resolve().parents) if os.path.lexists(one))
     if not ground.is_dir():
         raise ExportError(f"{ground} is a file: name another output folder with -o")
