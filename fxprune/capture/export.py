@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.capture.exported import ExportedNetwork
+from fxprune.capture.read_numbers import settle_numbers
 from fxprune.copying import copied
 from fxprune.program import (
     Inputs,
@@ -34,7 +34,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     """
     real_inputs = inputs.with_storage()
     with quiet():
-        exported, dynamic = _export(structure_copy(model).eval(), real_inputs.args, real_inputs.kwargs)
+        exported, dynamic = _export(structure_copy(model).eval(), real_inputs)
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
     if not dynamic:
         notes += ("the batch size is fixed at that of the example inputs",)
@@ -60,6 +60,9 @@ def _program(graph: nn.Module, model: nn.Module, inputs: Inputs, notes: tuple[st
     module, tensors = skeleton_of(graph)
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)
+    if read := settle_numbers(module, tensors):
+        notes += (f"numbers that the network reads from {', '.join(read[:5])} are fixed at what they are now",)
+        module.graph.eliminate_dead_code()
     module = Skeleton(module, module.graph, class_name=type(model).__name__)  # one whose train() works
     _keep_counters(module, model, tensors)
     train = fx.Graph()
@@ -92,23 +95,29 @@ def structure_copy(model: nn.Module, *, clone_buffers: bool = False) -> nn.Modul
     return copied(model, memo)
 
 
-def _export(skeleton: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:
+def _export(skeleton: nn.Module, inputs: Inputs) -> tuple[Any, bool]:
     """Export with a dynamic batch; where the network insists on one batch size, with a static one."""
 
     def batch(value: Any) -> Any:
         return {0: torch.export.Dim.DYNAMIC} if isinstance(value, Tensor) and value.ndim else None
 
-    names = list(inspect.signature(skeleton.forward).parameters)
-    shapes = {name: pytree.tree_map(batch, value) for name, value in zip(names, args, strict=False)}
-    shapes |= {name: pytree.tree_map(batch, value) for name, value in kwargs.items()}
+    def own() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Tensors that nobody else holds: exporting marks them, and takes one that is given twice for one argument."""
+        found: tuple[Any, Any] = pytree.tree_map_only(Tensor, torch.clone, (inputs.args, dict(inputs.kwargs)))
+        return found
+
+    args, kwargs = own()
+    shapes = pytree.tree_map(batch, dict(inspect.signature(skeleton.forward).bind(*args, **kwargs).arguments))
     try:
-        return torch.export.export(skeleton, args, dict(kwargs), strict=False, dynamic_shapes=shapes), True
-    except Exception:  # tensors that have been marked dynamic stay so: start from clean ones
-        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, dict(kwargs)))
-        return torch.export.export(skeleton, args, dict(kwargs), strict=False), False
+        return torch.export.export(skeleton, args, kwargs, strict=False, dynamic_shapes=shapes), True
+    except Exception:
+        args, kwargs = own()
+        return torch.export.export(skeleton, args, kwargs, strict=False), False
 
 
+_WINDOWS = ("bartlett", "blackman", "hamming", "hann")
 _FACTORIES = {
+    **{getattr(_aten, f"{name}_window").default: getattr(torch, f"{name}_window") for name in _WINDOWS},
     _aten.zeros.default: torch.zeros,
     _aten.ones.default: torch.ones,
     _aten.full.default: torch.full,
@@ -133,7 +142,7 @@ def _clean(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op != "call_function":
             continue
-        if "assert" in str(node.target) and not node.users:
+        if not node.users and any(word in str(node.target) for word in ("assert", "sym_constrain_range")):
             graph.erase_node(node)
         elif node.target in _FACTORIES:
             node.target = _FACTORIES[node.target]

@@ -148,7 +148,7 @@ def capture(
     except CaptureError:
         raise
     except Exception as error:
-        program = _by_export(model, inputs, error, compare)
+        program = _by_export(model, inputs, error, compare, trial)
     program = replace(program, constants=_constants(program, model))
     return _with_unused(_with_settled(program, settled), model)
 
@@ -212,11 +212,11 @@ def check_same(model: nn.Module, program: Program) -> None:
 _SAME = 1e-3  # mostly the same calls in the same order; a lost one shows up as a difference of order one
 
 
-def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare: bool) -> Program:
+def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare: bool, trial: Trial) -> Program:
     if not any(tensor.is_meta for tensor in named_tensors(model).values()):
         check_run(structure_copy(model, clone_buffers=True), inputs)
     try:
-        program = export_graph(model, inputs, described(first_error))
+        program = _tried(export_graph(model, inputs, described(first_error)), trial)
         if compare:
             check_same(model, program)
         return program

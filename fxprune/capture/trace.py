@@ -63,6 +63,8 @@ class LeafTracer(fx.Tracer):
         path = self.path_of_module(m)
         plain = not kwargs and not self.record_stack_traces and all(isinstance(one, fx.Proxy) for one in args)
         if not plain or not self.is_leaf_module(m, path):
+            if kwargs and self.is_leaf_module(m, path):
+                inspect.signature(m.forward).bind(*args, **kwargs)  # code that catches the TypeError tries another call
             return super().call_module(m, forward, args, kwargs)
         # Nine calls in ten. fx would check the arguments and note scopes that nobody asks for.
         given = tuple(one.node for one in args)  # an attribute of a proxy makes its node when it is asked for it

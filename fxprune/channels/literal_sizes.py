@@ -145,3 +145,16 @@ def _layer_norm(patcher: Patcher, node: fx.Node) -> None:
     shape = argument(node, 1, "normalized_shape")
     count = len(patcher.after(shape))
     replace_argument(node, 1, "normalized_shape", _one_or_many(patcher, shape, patcher.wanted(node)[-count:]))
+
+
+@owns(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+@owns(_aten.adaptive_avg_pool1d.default, _aten.adaptive_avg_pool2d.default, _aten.adaptive_avg_pool3d.default)
+def _adaptive_pool(patcher: Patcher, node: fx.Node) -> None:
+    """A size that the network's code names where a dimension with channels in it is not pooled."""
+    sizes, wanted = argument(node, 1, "output_size"), patcher.wanted(node)
+    before = patcher.before(node).shape
+    if isinstance(sizes, list | tuple) and tuple(before) != tuple(wanted):
+        there = wanted[-len(sizes) :]
+        pairs = zip(sizes, there, strict=True)
+        written = [size if size is None or patcher.after(size) == want else want for size, want in pairs]
+        replace_argument(node, 1, "output_size", type(sizes)(written))

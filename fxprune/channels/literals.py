@@ -22,6 +22,8 @@ from fxprune.channels.layers import Labels
 from fxprune.channels.records import Claim
 from fxprune.errors import RewriteError, described
 
+_ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+
 
 @dataclass
 class Patcher:
@@ -129,6 +131,10 @@ class Patcher:
             leaf.num_channels = self.wanted(node)[1]
         elif isinstance(leaf, nn.LayerNorm | nn.RMSNorm):
             leaf.normalized_shape = tuple(self.wanted(node)[-len(leaf.normalized_shape) :])
+        elif isinstance(leaf, _ADAPTIVE) and isinstance(leaf.output_size, list | tuple):
+            there = self.wanted(node)[-len(leaf.output_size) :]
+            pairs = zip(leaf.output_size, there, strict=True)
+            leaf.output_size = tuple(None if size is None else want for size, want in pairs)  # type: ignore[assignment]
         elif isinstance(leaf, nn.Unflatten) and isinstance(leaf.dim, int):
             start = leaf.dim % len(self.wanted(node))
             wanted = self.wanted(node)[start : start + len(leaf.unflattened_size)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from torch import Tensor
+
 from fxprune.channels.context import Context
 from fxprune.channels.layers import along, varying
 from fxprune.channels.records import Call
@@ -29,14 +31,31 @@ from fxprune.channels.rules.table import rule
     "_upsample_bicubic2d_aa",
 )
 def sampled(ctx: Context, call: Call) -> None:
-    """Labels along pixels merge; labels along channels stay."""
+    """Labels along pixels merge, unless each is a window of its own; labels along channels stay."""
     tensor = call.tensor("self") if "self" in call.arguments else call.tensor("input")
     digits = re.search(r"(\d)d", call.function._schema.name)
     assert digits is not None
-    pixels = range(tensor.ndim - int(digits[1]), tensor.ndim)
-    labels = ctx.fold_all(ctx.of(tensor), pixels)
+    rank = int(digits[1])
+    mixed = {tensor.ndim - rank + n for n in range(rank) if not _one_by_one(call, tensor, n - rank)}
+    labels = ctx.fold_all(ctx.of(tensor), mixed)
     for result in call.results():
         ctx.label(result, labels.layers)
+
+
+def _one_by_one(call: Call, tensor: Tensor, dim: int) -> bool:
+    """Whether pooling leaves this dimension, counted from the end, as it is: channels may lie there after a permute."""
+    if "adaptive" in call.function._schema.name:
+        return bool(call.results()[0].shape[dim] == tensor.shape[dim])
+    if "kernel_size" not in call.arguments:
+        return False
+    window = call.arguments["kernel_size"]
+    step, padding = call.arguments.get("stride") or window, call.arguments.get("padding", 0)
+    return (_at(window, dim), _at(step, dim), _at(padding, dim)) == (1, 1, 0)
+
+
+def _at(sizes: int | list[int], dim: int) -> int:
+    """One number stands for all dimensions."""
+    return sizes if isinstance(sizes, int) else sizes[dim] if len(sizes) > 1 else sizes[0]
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d")

@@ -1,0 +1,170 @@
+"""Constructs that networks of other libraries are made of, one small network for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from families import randomise
+from family_oracle import oracle, relative
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.errors import CaptureError
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def halved(model: nn.Module, example: Any = X) -> fxprune.Compiled:
+    """Half of the channels at random, weights kept."""
+    return fxprune.compile(model, example, keep_rate=0.5, select="random", keep_weights=True)
+
+
+def check_exact(model: nn.Module, *inputs: Tensor) -> fxprune.Compiled:
+    """Halved in float64, it computes what its own module does without the consumers' columns."""
+    dense = randomise(model).double().eval()
+    numbers = tuple(one.double() for one in inputs)
+    done = halved(dense, numbers)
+    with torch.no_grad():
+        assert relative(oracle(dense, done.recipe)(*numbers), done.module.eval()(*numbers)) < 1e-9
+    return done
+
+
+class Small(nn.Module):
+    """Two convolutions and a classifier, with room for something between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3), nn.Linear(12, 5)
+
+    def features(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv2(self.conv1(x).relu()).relu()
+        return y
+
+    def scores(self, y: Tensor) -> Tensor:
+        out: Tensor = self.head(y.mean((2, 3)))
+        return out
+
+
+# -- numbers that are read out of tensors ----------------------------------------------------------------------------
+
+
+class ReadsItsStride(Small):
+    """A plain tensor on the module, one number of which fills another tensor, as anchors of detectors are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strides = torch.tensor([8.0, 16.0])
+        self.register_buffer("offset", torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x)
+        grid = y.new_full((1, 1, 1, 1), self.strides[1].item())
+        return self.scores(y * grid + y.new_full((1,), self.offset.item()))
+
+
+class ReadsAParameter(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(self.features(x) * float(self.gain))
+
+
+class ReadsTheInput(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(self.features(x) * x.max().item())
+
+
+def test_numbers_of_buffers_and_constants_are_known() -> None:
+    done = check_exact(ReadsItsStride(), X)
+    assert done.report.after.parameters < 0.5 * done.report.before.parameters
+    (note,) = [note for note in done.report.notes if "are fixed" in note]
+    assert "strides" in note and "offset" in note
+
+
+@pytest.mark.parametrize("make", [ReadsAParameter, ReadsTheInput])
+def test_numbers_that_may_change_are_refused(make: Callable[[], nn.Module]) -> None:
+    """Training changes a parameter, and every input is another one."""
+    with pytest.raises(CaptureError, match="cannot be captured"):
+        halved(make())
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------
+
+
+class AnyArguments(Small):
+    def forward(self, *images: Tensor) -> Tensor:
+        return self.scores(sum(self.features(one) for one in images))  # type: ignore[arg-type]
+
+
+def test_any_number_of_arguments_and_any_batch_size() -> None:
+    """One tensor given twice is two arguments."""
+    done = halved(AnyArguments(), (X, X))
+    assert done.program.dynamic_batch
+    assert done.module.eval()(X[:1], X[1:]).shape == (1, 5)
+
+
+class TriesAnotherCall(Small):
+    """Layers are called with an argument that only some of them take."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.conv1, self.conv2):
+            try:
+                x = layer(x, lengths=None)
+            except TypeError:
+                x = layer(x)
+        return self.scores(x)
+
+
+def test_a_call_that_does_not_fit_raises_while_tracing() -> None:
+    assert check_exact(TriesAnotherCall(), X).report.front_end == "fx"
+
+
+# -- pooling along channels ------------------------------------------------------------------------------------------
+
+
+class PoolsTheHeight(nn.Module):
+    """Columns of a picture become a sequence; channels lie where pooling expects the height, and are not pooled."""
+
+    def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.head, self.pool = nn.Conv2d(3, 12, 3, padding=1), nn.Linear(12, 5), pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = self.pool(self.conv(x).relu().permute(0, 3, 1, 2))
+        out: Tensor = self.head(columns.squeeze(3))
+        return out
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "adaptive": nn.AdaptiveAvgPool2d((None, 1)),
+    "adaptive, written down": nn.AdaptiveAvgPool2d((12, 1)),
+    "adaptive function": lambda y: F.adaptive_avg_pool2d(y, [12, 1]),
+    "adaptive maximum": nn.AdaptiveMaxPool2d((None, 1)),
+    "window": nn.MaxPool2d((1, 8)),
+    "mean of a window": nn.AvgPool2d((1, 8), stride=(1, 8)),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_channels_that_are_not_pooled_can_go(name: str) -> None:
+    done = check_exact(PoolsTheHeight(POOLS[name]), X)
+    assert done.module.get_parameter("conv.weight").shape[0] == 6
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d((3, 8), stride=(1, 8), padding=(1, 0)), nn.AvgPool2d((2, 8))])
+def test_channels_that_are_pooled_stay(pool: nn.Module) -> None:
+    with pytest.raises(fxprune.errors.NothingPrunableError, match="every entry along this dimension"):  # type: ignore[attr-defined]
+        halved(PoolsTheHeight(pool) if pool.stride == (1, 8) else PoolsPairs(pool))
+
+
+class PoolsPairs(PoolsTheHeight):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(self.conv(x).relu().permute(0, 3, 1, 2)).squeeze(3)
+        out: Tensor = self.head(y.repeat_interleave(2, 2))
+        return out
