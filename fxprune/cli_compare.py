@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from fxprune import cli_methods as methods
 from fxprune import cli_options as options
+from fxprune import cli_work
 from fxprune.capture.options import LoadOptions
 from fxprune.cli_asked import refuse_idle
 from fxprune.cli_errors import one_line_errors
@@ -84,9 +85,9 @@ def compare_command(
             _check_belonging(contest.methods, data, data_batch, equal, no_measure and threads != 1)
             if plot is not None:
                 check_picture("--plot", plot)
-        loaded, inputs, batches = _opened(
-            model, LoadOptions(trust or (), arch, allow_pickle, seed), input or (), data, data_batch
-        )
+        loading = LoadOptions(trust or (), arch, allow_pickle, seed)
+        loaded, inputs = cli_work.ready(model, loading, cli_work.given_inputs(input or ()))
+        batches = cli_work.data_of(data, data_batch, loaded, inputs, seed)
         found = compare(loaded.module, inputs, contest, data=batches, measure=not no_measure, threads=threads)
         if plot is not None:
             with phase("plot"):
@@ -116,17 +117,3 @@ def _check_belonging(
         (equal is not None and alike, "--equal", f"with {named}, which take the sparsity as it is"),
         (idle_threads, "--threads", "with --no-measure"),
     )
-
-
-def _opened(
-    model: str, loading: LoadOptions, shapes: Sequence[str], source: str | None, batch: int | None
-) -> tuple[Any, Any, Any]:
-    """The network as it was loaded, its inputs, and batches of data where a source is named."""
-    from fxprune.cli_work import given_inputs, ready
-    from fxprune.data import BATCH, labelled
-
-    loaded, inputs = ready(model, loading, given_inputs(shapes))
-    if source is None:
-        return loaded, inputs, None
-    with phase("data"):
-        return loaded, inputs, labelled(source, loaded.module, inputs, batch or BATCH, loading.seed)

@@ -86,7 +86,7 @@ def compile_model(request: Request) -> Outcome:
 def _dry_run(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, None, dict[str, Any]]:
     from fxprune.pipeline import dry_run
 
-    data = _data(request, loaded, inputs)
+    data = data_of(request.data, request.data_batch, loaded, inputs, request.loading.seed)
     report = dry_run(loaded.module, inputs, **request.asked, data=data, observers=_printing(request.passes_to))
     report = replace(report, notes=(*loaded.notes, *report.notes))
     seconds = {**seconds_so_far(), **report.seconds}
@@ -95,13 +95,14 @@ def _dry_run(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, 
 
 def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, Written, dict[str, Any]]:
     from fxprune.emit.folder import write_folder
+    from fxprune.manager import FirstProgram
     from fxprune.pipeline import compile
 
     folder = request.output or Path(f"{loaded.name}-fxprune")
     _check_folder(folder, request.force)
-    captured = _First()
+    captured, data = FirstProgram(), data_of(request.data, request.data_batch, loaded, inputs, request.loading.seed)
     observers: list[Observer] = [captured, *_printing(request.passes_to)]
-    done = compile(loaded.module, inputs, **request.asked, data=_data(request, loaded, inputs), observers=observers)
+    done = compile(loaded.module, inputs, **request.asked, data=data, observers=observers)
     done = replace(done, report=replace(done.report, notes=(*loaded.notes, *done.report.notes)))
     written = write_folder(
         done, folder, force=request.force, opset=request.opset, emit=request.emit, about=about(loaded, inputs),
@@ -110,15 +111,14 @@ def _compile(request: Request, loaded: Loaded, inputs: Inputs) -> tuple[Report, 
     return done.report, written, {**written.document, "folder": str(written.folder)}
 
 
-def _data(request: Request, loaded: Loaded, inputs: Inputs) -> Data | None:
+def data_of(source: str | None, batch: int | None, loaded: Loaded, inputs: Inputs, seed: int) -> Data | None:
     """The batches that --data names, if it does."""
-    if request.data is None:
+    if source is None:
         return None
     with phase("data"):
         from fxprune.data import BATCH, labelled
 
-        batch = request.data_batch or BATCH
-        return labelled(request.data, loaded.module, inputs, batch, request.asked.get("seed", 0))
+        return labelled(source, loaded.module, inputs, batch or BATCH, seed)
 
 
 def explain(
@@ -216,15 +216,6 @@ def about(loaded: Loaded, inputs: Inputs) -> dict[str, Any]:
     """What the report says first: which network, and the shapes it was run with."""
     named = {**{str(number): one for number, one in enumerate(inputs.args)}, **inputs.kwargs}
     return {"model": loaded.origin, "input": {name: list(one.shape) for name, one in named.items()}}
-
-
-class _First:
-    """An observer that keeps the network as it was captured."""
-
-    program: Program | None = None
-
-    def __call__(self, _name: str, program: Program, _seconds: float) -> None:
-        self.program = self.program or replace(program, facts={})
 
 
 def _measurement(dense: Program | None, done: Compiled, threads: int) -> Callable[[OnnxReport, Path], Measured]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from torch import nn
 
 from fxprune.cost import Cost
 from fxprune.errors import FxpruneError, OptionError
+from fxprune.manager import FirstProgram
 from fxprune.methods import method_named, wants_data
 from fxprune.options import Options
 from fxprune.phases import phase
@@ -164,19 +165,20 @@ class _Work:
         return {f"target_{self.contest.equal}": getattr(measure.cost, kind)}
 
     def _compiled(self, name: str, amount: Mapping[str, float]) -> tuple[Report, Program]:
-        seen = _First(self._add_dense if self.measuring and not self.measuring.files else None)
+        captured = FirstProgram()
         given: dict[str, Any] = {**(self.contest.options or {}), **amount}
-        done = compile(self.model, self.inputs, method=name, data=self._data_for(name), observers=(seen,), **given)
+        done = compile(self.model, self.inputs, method=name, data=self._data_for(name), observers=(captured,), **given)
+        if self.measuring is not None and not self.measuring.files and captured.program is not None:
+            self._add_dense(self.measuring, captured.program)
         return done.report, done.program
 
     def _data_for(self, name: str) -> Any:
         """Recipes of the others do not name data that nothing looked at."""
         return self.data if wants_data(name) else None
 
-    def _add_dense(self, program: Program) -> None:
-        assert self.measuring is not None
+    def _add_dense(self, measuring: Measuring, program: Program) -> None:
         try:
-            self.measuring.add(DENSE, replace(program, facts={}))
+            measuring.add(DENSE, program)
         except FxpruneError as error:
             self.notes.append(f"nothing was measured: {error}")
             self.measuring = None
@@ -210,15 +212,3 @@ def _target(amount: Mapping[str, float], dense: Cost, measure: Row | None) -> st
         return f"{value * dense.parameters:,.0f} parameters, {value:.3g} of the dense network's"
     assert measure is not None  # only its costs are absolute
     return f"{value:,.0f} {EQUAL[name.removeprefix('target_')]}, those of {measure.method}"
-
-
-class _First:
-    """An observer that hands the network over as it was captured."""
-
-    def __init__(self, use: Callable[[Program], None] | None) -> None:
-        self.use = use
-
-    def __call__(self, _name: str, program: Program, _seconds: float) -> None:
-        use, self.use = self.use, None
-        if use is not None:
-            use(program)

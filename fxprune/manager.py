@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import fx
@@ -25,6 +25,15 @@ class Pass(Protocol):
 
 
 Observer = Callable[[str, Program, float], None]  # pass name, program after it, seconds it took
+
+
+class FirstProgram:
+    """An observer that keeps the network as it was captured; `program` is None before any pass has run."""
+
+    program: Program | None = None
+
+    def __call__(self, _name: str, program: Program, _seconds: float) -> None:
+        self.program = self.program or replace(program, facts={})
 
 
 @dataclass
