@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fxprune.cost import Cost
 from fxprune.errors import OptionError
+from fxprune.wording import UNITS
 
 _TRIALS = 16  # halvings: a 65 536th of the range
 # Of the way from `most` to `least`; they lie closer where a step changes more.
@@ -32,6 +33,11 @@ class Budget:
                 f"a target is a positive number, or a fraction up to 1 of the dense network, not {self.limit!r}"
             )
 
+    @property
+    def unit(self) -> str:
+        """What is counted, for people."""
+        return UNITS[_NAMES[self.kind]]
+
     def of(self, cost: Cost) -> int:
         """The number that is bounded."""
         found: int = getattr(cost, _NAMES[self.kind])
@@ -41,7 +47,8 @@ class Budget:
         """A sentence on what became of it."""
         bound, found = self.bound(dense), self.of(reached)
         met = "met" if found <= bound else "missed, because the proof refused to cut some groups"
-        return f"target of {bound:,.0f} {_NAMES[self.kind]} at most is {met}: {found:,}, {found / self.of(dense):.2%}"
+        share = f"{found / self.of(dense):.2%} of the dense network's"
+        return f"target of {bound:,.0f} {self.unit} at most is {met}: {found:,}, {share}"
 
     def bound(self, dense: Cost) -> float:
         """The limit in units of `of`."""
@@ -73,7 +80,7 @@ def search(budget: Budget, dense: Cost, cost_at: Callable[[float], Cost], most: 
     if tried[low] > bound:
         smallest = min(tried.values())
         raise OptionError(
-            f"the target of {bound:,.0f} {_NAMES[budget.kind]} cannot be met: the smallest found here is "
+            f"the target of {bound:,.0f} {budget.unit} cannot be met: the smallest found here is "
             f"{smallest:,} ({smallest / budget.of(dense):.2%} of the dense network's {budget.of(dense):,})"
         )
     fits, best = low, tried[low]

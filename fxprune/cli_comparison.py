@@ -15,6 +15,7 @@ from fxprune.cli_errors import printable
 from fxprune.cli_layout import facts, plain_table
 from fxprune.cli_measured import count_text, size_text, time_text
 from fxprune.cli_widths import folded
+from fxprune.wording import counted
 
 if TYPE_CHECKING:
     from fxprune.comparison import Comparison, Row
@@ -90,7 +91,7 @@ def _remarks(found: Comparison) -> list[tuple[str, str]]:
 
 
 def _circumstances(measured: Together) -> list[tuple[str, str]]:
-    machine, threads = measured.machine, "1 thread" if measured.threads == 1 else f"{measured.threads} threads"
+    machine, threads = measured.machine, counted(measured.threads, "thread")
     runtime = f"onnxruntime {machine.versions.get('onnxruntime', '')}"
     turns = f"median of {measured.passes} passes for each network, all in turns, after {measured.warm_up} to warm up"
     return [

@@ -11,8 +11,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fxprune.cli_errors import printable
-from fxprune.cli_layout import counted, facts, plain_table
+from fxprune.cli_layout import facts, plain_table
 from fxprune.errors import OptionError
+from fxprune.wording import counted
 
 if TYPE_CHECKING:
     from fxprune.channels.groups import ChannelGroup, Member

@@ -44,11 +44,6 @@ def module_of(weight: str) -> str:
     return weight.removesuffix(".weight")
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 layer`, `2 layers`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def show(content: RenderableType) -> None:
     """Print to stdout, as wide as the terminal, without the spaces that fill lines up."""
     console = Console(highlight=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fxprune.wording import counted
+
 if TYPE_CHECKING:
     from fxprune.runtime.latency import Latency
     from fxprune.runtime.measured import Measured
@@ -51,7 +53,7 @@ def _circumstances(measured: Measured) -> str:
     batches = dict.fromkeys((measured.batch.first, measured.batch.second))
     used = {name.split()[0] for name in (*measured.latency, *measured.memory)}
     versions = [f"{name} {version}" for name, version in measured.machine.versions.items() if name in used]
-    threads = f"{measured.threads} thread{'' if measured.threads == 1 else 's'}"
+    threads = counted(measured.threads, "thread")
     batch = f"batch {' and '.join(map(str, batches))}"
     return ", ".join([measured.machine.processor, threads, batch, *versions])
 

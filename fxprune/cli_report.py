@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fxprune.cli_errors import printable
-from fxprune.cli_layout import counted, facts, module_of, plain_table, some
+from fxprune.cli_layout import facts, module_of, plain_table, some
 from fxprune.cli_measured import Row, measured_facts, measured_rows
 from fxprune.cli_progress import time_line
 from fxprune.cli_widths import widths
+from fxprune.wording import counted
 
 if TYPE_CHECKING:
     from fxprune.cli_work import Outcome

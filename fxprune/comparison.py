@@ -20,8 +20,9 @@ from fxprune.pipeline import compile
 from fxprune.program import Program
 from fxprune.report import LayerLine, Report
 from fxprune.runtime.together import Measuring, Together
+from fxprune.wording import UNITS
 
-EQUAL = {"params": "parameters", "macs": "macs", "sparsity": None}
+EQUAL = {"params": "parameters", "macs": "macs", "sparsity": ""}  # what is made equal; nothing: a share of parameters
 DENSE = "dense"
 
 
@@ -158,10 +159,10 @@ class _Work:
         if method_named(name).knob == "sparsity":
             return {"sparsity": sparsity}
         kind = EQUAL[self.contest.equal]
-        if kind is None or not self.contest.takes_sparsity:
+        if not kind or not self.contest.takes_sparsity:
             return {"target_params": 1 - sparsity}
         if measure is None:
-            raise OptionError(f"{self.contest.takes_sparsity[0]}, whose {kind} are the measure, did not work")
+            raise OptionError(f"{self.contest.takes_sparsity[0]}, whose {UNITS[kind]} are the measure, did not work")
         return {f"target_{self.contest.equal}": getattr(measure.cost, kind)}
 
     def _compiled(self, name: str, amount: Mapping[str, float]) -> tuple[Report, Program]:
@@ -211,4 +212,4 @@ def _target(amount: Mapping[str, float], dense: Cost, measure: Row | None) -> st
     if value <= 1:
         return f"{value * dense.parameters:,.0f} parameters, {value:.3g} of the dense network's"
     assert measure is not None  # only its costs are absolute
-    return f"{value:,.0f} {EQUAL[name.removeprefix('target_')]}, those of {measure.method}"
+    return f"{value:,.0f} {UNITS[EQUAL[name.removeprefix('target_')]]}, those of {measure.method}"

@@ -31,6 +31,7 @@ from fxprune.program import Program, named_tensors
 from fxprune.scope import SCOPES, groups_in
 from fxprune.sites import Site, find_sites
 from fxprune.structure import MODES, change, redistribute, whole_widths
+from fxprune.wording import counted
 
 CONVERGED = 0.01  # Algorithm 2: the widths move by at most this share
 _FORMAT = 1
@@ -143,7 +144,9 @@ class StructureLearner:
         moved = change(before, self.widths)
         self.history.append(Epoch(tuple(self.widths), moved))
         if len(self.history) == self.max_epochs and moved > CONVERGED:
-            warnings.warn(f"the widths still move by {moved:.1%} after {self.max_epochs} epochs", stacklevel=2)
+            warnings.warn(
+                f"the widths still move by {moved:.1%} after {counted(self.max_epochs, 'epoch')}", stacklevel=2
+            )
         return moved
 
     def final_widths(self) -> list[int]:
@@ -165,10 +168,11 @@ class StructureLearner:
             manager = PassManager(cutting_passes(replace(self.options, proof=proof)), (), {})
             small = manager.run(program)
         asked = asdict(self.options) | {"scope": self.scope, "mode": self.mode, "epochs": len(self.history)}
-        notes: tuple[str, ...] = (f"widths were learned in {len(self.history)} epochs of {self.updates} steps in all",)
+        told = f"{counted(len(self.history), 'epoch')} of {counted(self.updates, 'step')} in all"
+        notes: tuple[str, ...] = (f"widths were learned in {told}",)
         if self.left_out:
             names = ", ".join(group.producers[0].removesuffix(".weight") for group in self.left_out[:3])
-            notes += (f"frozen weights keep their widths ({len(self.left_out)} groups: {names})",)
+            notes += (f"frozen weights keep their widths ({counted(len(self.left_out), 'group')}: {names})",)
         done = finished(program, small, asked, manager.seconds, notes)
         if optimizer is not None:
             cut_optimizer(optimizer, self.model, done.module, done.recipe)

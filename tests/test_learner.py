@@ -181,7 +181,7 @@ def test_frozen_layers_keep_their_widths() -> None:
     assert "inner.0.weight" not in {group.producers[0] for group in learner.groups}
     done = learner.finish()
     assert done.module.get_parameter("inner.0.weight").shape[0] == 6
-    assert "frozen weights keep their widths (1 groups: inner.0)" in done.report.notes
+    assert "frozen weights keep their widths (1 group: inner.0)" in done.report.notes
     with pytest.raises(NothingPrunableError, match="the others are frozen"):
         StructureLearner(plain().requires_grad_(False), batch()[0])
 

@@ -140,7 +140,7 @@ def test_those_that_look_at_data_ask_for_them_before_anything_runs() -> None:
         ({"keep_rate": 0.5, "select": "gate"}, "gate"),
         ({"target_params": 0.5, "method": "taylor"}, "taylor"),
     ):
-        with pytest.raises(OptionError, match=f"{name} scores .* needs labelled data"):
+        with pytest.raises(OptionError, match=f"{name} looks at .* needs labelled data"):
             fxprune.compile(torch.nn.Identity(), IMAGE, **options)  # type: ignore[arg-type]
 
 

@@ -304,7 +304,7 @@ def test_structure_learning_to_the_last_epoch(tmp_path: Path) -> None:
         done = run.run(Keeping(Checkpoints(tmp_path, {})))
     assert done.report.after.parameters < done.report.before.parameters
     assert run.notes() == (f"the widths still moved by {run.learner.history[0].change:.1%} when the network was cut, "
-                           "after 1 epochs",)  # fmt: skip
+                           "after 1 epoch",)  # fmt: skip
 
 
 def test_nothing_to_learn_is_refused() -> None:

@@ -21,6 +21,7 @@ from fxprune.training.checkpoints import AT_THE_CUT, Checkpoints
 from fxprune.training.keeping import Keeping
 from fxprune.training.loop import Training
 from fxprune.training.settings import LearnSettings, Settings
+from fxprune.wording import counted
 
 _STRUCTURE, _WEIGHTS = "structure", "weights"
 
@@ -139,7 +140,7 @@ class Learning:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of the report should know."""
-        moved, epochs = self.learner.history[-1].change, len(self.learner.history)
+        moved, epochs = self.learner.history[-1].change, counted(len(self.learner.history), "epoch")
         if moved <= CONVERGED:
             return ()
-        return (f"the widths still moved by {moved:.1%} when the network was cut, after {epochs} epochs",)
+        return (f"the widths still moved by {moved:.1%} when the network was cut, after {epochs}",)
