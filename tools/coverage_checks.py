@@ -220,6 +220,7 @@ def _training(record: dict[str, Any], model: nn.Module, shape: tuple[int, ...], 
     torch.stack([one.square().mean() for one in outputs]).sum().backward()
     gradients = {name: one.grad for name, one in module.named_parameters()}
     bad = [name for name, one in gradients.items() if one is not None and not bool(one.isfinite().all())]
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)  # batch norms over two pooled pictures magnify gradients
     torch.optim.SGD(module.parameters(), lr=1e-3).step()
     with torch.no_grad():
         after = [one for one in pytree.tree_leaves(module.eval()(x)) if isinstance(one, Tensor)]
