@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -123,6 +125,114 @@ class TriesAnotherCall(Small):
 
 def test_a_call_that_does_not_fit_raises_while_tracing() -> None:
     assert check_exact(TriesAnotherCall(), X).report.front_end == "fx"
+
+
+class KeepsWhatItSaw(Small):
+    """Attributes are written in forward and read again, as normalising layers do with their means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = self.mean.type_as(x)
+        y = self.features(x - self.mean)
+        return self.scores(y if self.training else y * 2)
+
+
+def test_attributes_that_forward_writes_are_as_before_in_the_next_trace() -> None:
+    model = KeepsWhatItSaw()
+    assert halved(model).report.front_end == "fx"
+    assert model.mean.shape == (1, 3, 1, 1)
+
+
+class SaysHowLong(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2 = nn.Conv2d(16, 12, 3)
+
+    def features(self, x: Tensor) -> Tensor:
+        y = self.conv1(x).repeat_interleave(2, dim=1, output_size=16)
+        out: Tensor = self.conv2(y).relu()
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(self.features(x))
+
+
+def test_a_length_that_is_said_beforehand_follows_the_cut() -> None:
+    assert check_exact(SaysHowLong(), X).module.get_parameter("conv1.weight").shape[0] == 4
+
+
+# -- dataclasses -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Both:
+    scores: Tensor
+    maps: Tensor | None = None
+    name: str = "both"
+
+
+@dataclass
+class Named(OrderedDict[str, Any]):
+    """A dict with attributes, as other libraries have them."""
+
+    scores: Any
+    maps: Any = None
+
+    def __post_init__(self) -> None:
+        self.update((name, value) for name, value in vars(self).items() if value is not None)
+
+
+class Unknown:
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+
+
+class Returns(Small):
+    def __init__(self, kind: Callable[..., Any]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.features(x)
+        return self.kind(self.scores(y))
+
+
+class BranchesOnTheBatch(Returns):
+    """torch.fx cannot follow this."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.features(x)
+        return self.kind(self.scores(y if x.shape[0] > 1 else y * 2))
+
+
+@pytest.mark.parametrize("make", [Returns, BranchesOnTheBatch])
+@pytest.mark.parametrize("kind", [Both, Named])
+def test_results_in_dataclasses_keep_their_widths(make: Callable[..., nn.Module], kind: type) -> None:
+    """No tensor in them is overlooked, and callers get what they got before."""
+    model = make(kind)
+    done = halved(model)
+    found = done.module.eval()(X)
+    assert type(found) is kind and found.scores.shape == (2, 5)
+    assert done.report.proof_error is not None and done.report.after.parameters < done.report.before.parameters
+    assert "namedtuple" in str(done.to_source().source)
+
+
+def test_results_that_nobody_can_look_into_are_refused() -> None:
+    with pytest.raises(CaptureError, match="Unknown"):
+        halved(Returns(Unknown))
+
+
+class TakesADataclass(Small):
+    def forward(self, given: Both) -> Tensor:
+        return self.scores(self.features(given.scores))
+
+
+def test_arguments_in_dataclasses() -> None:
+    done = halved(TakesADataclass(), Both(X))
+    assert done.module.eval()(Both(X)).shape == (2, 5)
 
 
 # -- pooling along channels ------------------------------------------------------------------------------------------

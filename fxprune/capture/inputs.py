@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from fxprune.capture.exported import ExportedNetwork
+from fxprune.containers import know
 from fxprune.errors import CaptureError, OptionError, described
 from fxprune.example import LARGEST
 from fxprune.program import Inputs, skeleton_of
@@ -127,7 +128,7 @@ def check_run(model: nn.Module, inputs: Inputs) -> None:
     real = inputs.with_storage()
     try:
         with torch.no_grad(), quiet():
-            model.eval()(*real.args, **real.kwargs)
+            know(model.eval()(*real.args, **real.kwargs))
     except Exception as error:
         shapes = [
             _text(tuple(one.shape)) for one in tree_leaves((real.args, dict(real.kwargs))) if isinstance(one, Tensor)

@@ -20,6 +20,7 @@ from fxprune.capture.plain import plain_weights
 from fxprune.capture.trace import bind_arguments, trace_modes
 from fxprune.channels.engine import WalkError
 from fxprune.compare import difference, random_inputs
+from fxprune.containers import know
 from fxprune.errors import CaptureError, described
 from fxprune.metarun import meta_values, on_meta
 from fxprune.program import Inputs, Program, Skeleton, adopt, materialise, named_tensors, real_tensors, skeleton_of
@@ -28,7 +29,9 @@ from fxprune.program import Inputs, Program, Skeleton, adopt, materialise, named
 def as_inputs(example: Any) -> Inputs:
     """A tensor, a tuple or list of positional arguments, a dict of keyword arguments, or Inputs."""
     if isinstance(example, Inputs):
+        know((example.args, dict(example.kwargs)))
         return example
+    know(example)
     if isinstance(example, Mapping):
         return Inputs((), dict(example))
     if isinstance(example, list | tuple):

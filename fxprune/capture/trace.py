@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from fxprune.capture.makers import recorded_makers
 from fxprune.capture.proxies import SizedParameterProxy, WritingProxy
 from fxprune.capture.sizes import SizeReader
+from fxprune.containers import field_names, is_dataclass, know
 from fxprune.program import named_tensors
 
 
@@ -51,6 +52,14 @@ class LeafTracer(fx.Tracer):
         if name not in self.proxies:
             self.proxies[name] = self.create_proxy("get_attr", name, (), {}, proxy_factory_fn=self._factory(attr_val))
         return self.proxies[name]
+
+    def create_arg(self, a: Any) -> Any:
+        """Dataclasses stay what they are, those too that are dicts."""
+        if not is_dataclass(type(a)):
+            return super().create_arg(a)
+        know(a)
+        held = {name: self.create_arg(getattr(a, name)) for name in field_names(type(a))}
+        return self.create_node("call_function", type(a), (), held)
 
     def _factory(self, tensor: Tensor) -> Callable[[fx.Node], fx.Proxy]:
         if not isinstance(tensor, nn.Parameter):
@@ -152,10 +161,23 @@ def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, reco
     """
     skeleton.train(training)
     tracer = LeafTracer(skeleton, given, record_sources)
-    graph = tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
+    with _attributes_kept(skeleton):
+        graph = tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
     _drop_specialised(graph)
     graph.eliminate_dead_code(is_impure_node=_must_stay)
     return graph
+
+
+@contextmanager
+def _attributes_kept(skeleton: nn.Module) -> Iterator[None]:
+    """What forward stores on its modules while it is traced are proxies, which mean nothing afterwards."""
+    held = [(module, dict(vars(module))) for module in skeleton.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in held:
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalis
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
 from fxprune.channels.shortcuts import KnownCall, known_call, known_function
+from fxprune.containers import check_result
 from fxprune.errors import described, first_line
 from fxprune.metarun import in_mode, meta_values, on_paper
 from fxprune.program import Program, named_tensors
@@ -256,6 +257,8 @@ class LabelWalker(fx.Interpreter):
         one = isinstance(result, Tensor)
         value = context.of(result) if one else pytree.tree_map_only(Tensor, context.of, result)
         self.seen[context.mode, node.name] = Seen(value)
+        if node.op == "output":
+            check_result(result)
         reason = "a network output" if node.op == "output" else self.freeze_nodes.get((context.mode, node.name))
         if reason is not None:
             for labels in self._labels_of(result):

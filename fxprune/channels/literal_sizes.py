@@ -147,6 +147,13 @@ def _layer_norm(patcher: Patcher, node: fx.Node) -> None:
     replace_argument(node, 1, "normalized_shape", _one_or_many(patcher, shape, patcher.wanted(node)[-count:]))
 
 
+@owns("repeat_interleave", torch.repeat_interleave, _aten.repeat_interleave.self_int)
+def _repeat_interleave(patcher: Patcher, node: fx.Node) -> None:
+    """x.repeat_interleave(2, dim=1, output_size=16): how long the result is can be said beforehand."""
+    if node.kwargs.get("output_size") is not None:
+        node.update_kwarg("output_size", patcher.wanted(node)[argument(node, 2, "dim", 0)])
+
+
 @owns(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 @owns(_aten.adaptive_avg_pool1d.default, _aten.adaptive_avg_pool2d.default, _aten.adaptive_avg_pool3d.default)
 def _adaptive_pool(patcher: Patcher, node: fx.Node) -> None:

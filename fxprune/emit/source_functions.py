@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fxprune.containers import field_names, is_dataclass
 from fxprune.emit.source_text import SourceError
 
 INFIX: dict[Any, str] = {
@@ -43,7 +44,7 @@ class Needs:
     imports   lines such as `import operator`
     packages  packages other than torch and the standard library, which have to be installed where the file is used
     parts     names of the small classes that are written out, see fxprune.emit.source_parts
-    records   named tuples that the network returns: name -> fields
+    records   named tuples and dataclasses that the network returns: name -> fields
     calls     kinds of layers that have been met -> arguments that make them
     """
 
@@ -123,13 +124,13 @@ def imported(thing: Callable[..., Any] | type, needs: Needs) -> str:
 
 
 def is_record(kind: Any) -> bool:
-    """A class of named tuples."""
-    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+    """A class of named tuples, or a dataclass."""
+    return isinstance(kind, type) and (issubclass(kind, tuple) and hasattr(kind, "_fields") or is_dataclass(kind))
 
 
 def record_text(kind: Any, needs: Needs) -> str:
-    """The name of a class of named tuples, which is written out anew. Raises SourceError."""
-    name, fields = kind.__name__, tuple(kind._fields)
+    """The name of a class of named tuples or a dataclass, written out anew as named tuples. Raises SourceError."""
+    name, fields = kind.__name__, field_names(kind) if is_dataclass(kind) else tuple(kind._fields)
     if kind.__module__.startswith("torch.return_types") or not all(map(is_free_name, (name, *fields))):
         raise SourceError(f"a result of type {kind.__module__}.{name} cannot be made anew")
     if needs.records.setdefault(name, fields) != fields:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxprune.containers import field_names
 from fxprune.emit.source_functions import Needs, is_free_name, is_record, record_text
 from fxprune.emit.source_text import SourceError, literal
 
@@ -90,4 +92,21 @@ def _packed(spec: pytree.TreeSpec, flat: Iterator[Any], text: Text, needs: Needs
         return f"{{{', '.join(f'{literal(key)}: {part}' for key, part in zip(spec.context, parts, strict=True))}}}"
     if spec.type is namedtuple and is_record(spec.context):
         return f"{record_text(spec.context, needs)}({', '.join(parts)})"
+    if is_record(spec.type):
+        fields = (f"{name}={text}" for name, text in _by_name(spec, parts).items())
+        return f"{record_text(spec.type, needs)}({', '.join(fields)})"
     raise SourceError(f"a result of type {spec.type} cannot be written")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The source of one part of a result, which the class around it has no reason to look into."""
+
+    text: str
+
+
+def _by_name(spec: pytree.TreeSpec, parts: list[str]) -> dict[str, str]:
+    """The parts of a dataclass by field; only making one tells which is which."""
+    shallow = pytree.SUPPORTED_NODES[spec.type].unflatten_fn([_Part(text) for text in parts], spec.context)
+    held = {name: getattr(shallow, name) for name in field_names(spec.type)}
+    return {name: part.text if isinstance(part, _Part) else literal(part) for name, part in held.items()}
