@@ -1,8 +1,11 @@
-"""What all tests share: one thread for torch, golden files, an empty folder to work in, no ONNX export."""
+"""What all tests share: one thread for torch, the same random numbers and terminal, golden files, an empty folder to
+work in, no ONNX export.
+"""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,25 @@ torch.set_num_threads(1)  # the tests run in several processes
 # the same examples each time: a test run says something about the change, never about the draw
 settings.register_profile("fxprune", derandomize=True, deadline=None, database=None)
 settings.load_profile("fxprune")
+
+# What the terminal of whoever runs the tests is like says nothing about the change. Here, because typer asks as it is
+# imported; the processes that tests start inherit it.
+_OF_A_TERMINAL = "COLUMNS LINES NO_COLOR FORCE_COLOR PY_COLORS GITHUB_ACTIONS TTY_COMPATIBLE TTY_INTERACTIVE"
+for _name in _OF_A_TERMINAL.split():
+    os.environ.pop(_name, None)
+os.environ["TERM"] = "xterm"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a fixture of a whole module draws does not depend on the test that came first."""
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """What a test draws does not depend on those that ran before it."""
+    torch.manual_seed(0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

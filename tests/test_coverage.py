@@ -8,16 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
-import torch
-from torch import Tensor, nn
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
-
 import coverage_checks
 import coverage_exactness
+import pytest
+import torch
 from coverage_networks import Network
 from coverage_page import page
+from torch import Tensor, nn
 
 import fxprune
 

@@ -5,26 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import random
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import digits_experiment as tool
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "structure-learning.md"
-
-
-@pytest.fixture(scope="module")
-def tool() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(ROOT / "tools"))
-    import digits_experiment
-
-    yield digits_experiment
-    sys.path.remove(str(ROOT / "tools"))
 
 
 @pytest.fixture
@@ -33,7 +22,7 @@ def found() -> dict[str, Any]:
     return measured
 
 
-def test_the_page_shows_what_was_measured(tool: ModuleType, found: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_shows_what_was_measured(found: dict[str, Any], tmp_path: Path) -> None:
     page = PAGE.read_text("utf-8")
     assert tool.written(found) in page
     copied = tmp_path / PAGE.name
@@ -60,7 +49,7 @@ def unfair(found: dict[str, Any], slack: float) -> list[str]:
     return problems
 
 
-def test_the_comparison_is_fair(tool: ModuleType, found: dict[str, Any]) -> None:
+def test_the_comparison_is_fair(found: dict[str, Any]) -> None:
     for network in found.values():
         assert len({run["seed"] for run in network["runs"]}) >= 5
         assert unfair(network, tool.SLACK) == []
@@ -70,7 +59,7 @@ def test_the_comparison_is_fair(tool: ModuleType, found: dict[str, Any]) -> None
     assert unfair(even, tool.SLACK) == ["unequal MACs", "too few random networks"]
 
 
-def test_verdicts_say_who_is_ahead(tool: ModuleType) -> None:
+def test_verdicts_say_who_is_ahead() -> None:
     def run(seed: int, learned: float, uniform: float, drawn: float) -> dict[str, Any]:
         kinds = {"learned": learned, "fresh": learned, "uniform": uniform, "random": drawn}
         return {"keep_rate": 0.5, "seed": seed, **{kind: [{"accuracy": one}] for kind, one in kinds.items()}}
@@ -82,7 +71,7 @@ def test_verdicts_say_who_is_ahead(tool: ModuleType) -> None:
     )
 
 
-def test_controls_have_the_macs_of_the_learned_network(tool: ModuleType) -> None:
+def test_controls_have_the_macs_of_the_learned_network() -> None:
     draw = random.Random(1)
     for plan in tool.PLANS.values():
         for least in (15_000, 35_000, 50_000, 120_000):

@@ -3,54 +3,39 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
+import fuzz
 import pytest
-
-TOOLS = str(Path(__file__).resolve().parent.parent / "tools")
-
-
-@pytest.fixture(scope="module")
-def fuzz() -> Iterator[ModuleType]:
-    sys.path.insert(0, TOOLS)
-    import fuzz
-
-    yield fuzz
-    sys.path.remove(TOOLS)
+from fuzz_targets import write_sound
 
 
 @pytest.fixture(scope="module")
-def plan(fuzz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from fuzz_targets import write_sound  # type: ignore[import-not-found]
-
+def plan(tmp_path_factory: pytest.TempPathFactory) -> fuzz.Plan:
     folder = tmp_path_factory.mktemp("fuzz").resolve()
     return fuzz.Plan(range(100), 0, write_sound(folder), folder)
 
 
 @pytest.fixture(scope="module")
-def reader(fuzz: ModuleType, plan: Any) -> Iterator[Any]:
+def reader(plan: fuzz.Plan) -> Iterator[fuzz.Reader]:
     """One watched process for all tests, begun anew by those that end it."""
     made = fuzz.Reader(plan.folder, plan.sound, patience=60.0)
     yield made
     made.end()
 
 
-def test_sound_files_are_accepted(plan: Any, reader: Any) -> None:
+def test_sound_files_are_accepted(plan: fuzz.Plan, reader: fuzz.Reader) -> None:
     assert [reader.read(path)[0] for path in plan.sound] == ["accepted"] * len(plan.sound)
 
 
-def test_damaged_files_do_no_harm(plan: Any, reader: Any) -> None:
+def test_damaged_files_do_no_harm(plan: fuzz.Plan, reader: fuzz.Reader) -> None:
     results = [plan.read(case, reader) for case in plan.cases]
     assert [result for result in results if result.outcome == "fault"] == []
     count = [result.outcome for result in results]
     assert count.count("refused") > 50 and count.count("accepted") > 3
 
 
-def test_a_seed_always_gives_the_same_files(fuzz: ModuleType, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_always_gives_the_same_files(plan: fuzz.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(seed: int) -> list[bytes]:
         return [fuzz.damaged(case, seed, plan.sound, plan.folder).read_bytes() for case in range(8)]
 
@@ -73,7 +58,9 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_planted_faults_are_noticed(fault: str, plan: Any, reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_faults_are_noticed(
+    fault: str, plan: fuzz.Plan, reader: fuzz.Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In files that are not even damaged."""
     name, message = PLANTED[fault]
     path = next(one for one in plan.sound if one.name == name)

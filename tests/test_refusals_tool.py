@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
+import refusals
+from refusal_cases import cases
 
-TOOLS = str(Path(__file__).resolve().parent.parent / "tools")
 LINE = "print('error: net.pt does not exist; sparsity not 1.5; os.system', file=sys.stderr)"
 FAULTS = {
     "accepts": (f"{LINE}", "it was not refused"),
@@ -33,31 +31,22 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def refusals() -> Iterator[ModuleType]:
-    sys.path.insert(0, TOOLS)
-    import refusals
-
-    yield refusals
-    sys.path.remove(TOOLS)
-
-
-def rows(refusals: ModuleType, code: str, only: str = "os.system by reduce", kills: int = 0) -> list[tuple[str, ...]]:
+def rows(code: str, only: str = "os.system by reduce", kills: int = 0) -> list[tuple[str, ...]]:
     """The faults of each row when this code is run in the place of fxprune."""
     command = shlex.join([sys.executable, "-S", "-c", f"import os, sys; {code}"])
     asked = argparse.Namespace(only=only, seed=0, kills=kills, command=command)
     return [row.faults for row in refusals.rows(asked)]
 
 
-def test_program_that_refuses_passes(refusals: ModuleType) -> None:
-    assert rows(refusals, f"{LINE}; sys.exit(2)") == [()]
-    assert rows(refusals, f"{LINE}; sys.exit(2)", "missing file") == [()]
+def test_program_that_refuses_passes() -> None:
+    assert rows(f"{LINE}; sys.exit(2)") == [()]
+    assert rows(f"{LINE}; sys.exit(2)", "missing file") == [()]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_planted_fault_is_noticed(fault: str, refusals: ModuleType) -> None:
+def test_every_planted_fault_is_noticed(fault: str) -> None:
     code, complaint = FAULTS[fault]
-    (found,) = rows(refusals, code)
+    (found,) = rows(code)
     assert complaint in " ".join(found)
 
 
@@ -76,15 +65,13 @@ os.rename("FIRST", "out")
 
 
 @pytest.mark.parametrize("first", ["box", "out"])
-def test_folder_that_is_left_in_pieces_is_noticed(first: str, refusals: ModuleType) -> None:
-    found = rows(refusals, WRITES.replace("FIRST", first), "SIGKILL", kills=8)
+def test_folder_that_is_left_in_pieces_is_noticed(first: str) -> None:
+    found = rows(WRITES.replace("FIRST", first), "SIGKILL", kills=8)
     assert len(found) == 9
     assert any(found) == (first == "out")
 
 
-def test_all_that_is_to_be_refused_is_there(refusals: ModuleType) -> None:
-    from refusal_cases import cases  # type: ignore[import-not-found]
-
+def test_all_that_is_to_be_refused_is_there() -> None:
     names = " ".join(case.name for case in cases(0))
     wanted = "missing empty truncated random os.system eval GraphModule ScriptModule child TorchScript --arch keys"
     wanted += " -0.1 1.0 1.5 nan NaN infinite channel two prunable exists permission full"

@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+import kill_learn
 import pytest
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked")
-TOOLS = str(Path(__file__).resolve().parent.parent / "tools")
-
-
-@pytest.fixture(scope="module")
-def killing() -> Iterator[ModuleType]:
-    sys.path.insert(0, TOOLS)
-    import kill_learn
-
-    yield kill_learn
-    sys.path.remove(TOOLS)
 
 
 @pytest.mark.parametrize(("command", "kills"), [("learn", 3), pytest.param("train", 6, marks=pytest.mark.wide)])
-def test_killed_at_random_moments(command: str, kills: int, killing: ModuleType, tmp_path: Path) -> None:
-    with killing.serving(tmp_path) as runs:
-        told = list(killing.kill_and_resume(command, tmp_path, runs, kills, random.Random(4)))
+def test_killed_at_random_moments(command: str, kills: int, tmp_path: Path) -> None:
+    with kill_learn.serving(tmp_path) as runs:
+        told = list(kill_learn.kill_and_resume(command, tmp_path, runs, kills, random.Random(4)))
     assert sum(line.startswith("killed") for line in told) == kills
-    assert told[-1] == f"resumed to the end; {len(killing.FILES)} files equal those of the whole run"
+    assert told[-1] == f"resumed to the end; {len(kill_learn.FILES)} files equal those of the whole run"
 
 
-def test_other_files_are_noticed(killing: ModuleType, tmp_path: Path) -> None:
+def test_other_files_are_noticed(tmp_path: Path) -> None:
     for folder in ("whole", "killed"):
         (tmp_path / folder).mkdir()
-        for name in killing.FILES:
+        for name in kill_learn.FILES:
             (tmp_path / folder / name).write_text(name)
-    assert killing.compared(tmp_path)
+    assert kill_learn.compared(tmp_path)
     (tmp_path / "killed" / "model.safetensors").write_text("other")
     with pytest.raises(AssertionError, match="model.safetensors differs"):
-        killing.compared(tmp_path)
+        kill_learn.compared(tmp_path)
