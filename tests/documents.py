@@ -144,7 +144,7 @@ def _run_line(block: Block, line: str, folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", functions + line],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     if (done.returncode == 0) == (block.mark == "fails") or "Traceback (most recent" in done.stderr:
         raise block.refuse(f"status {done.returncode} of: {line}\n{done.stdout}{done.stderr}")

@@ -60,7 +60,7 @@ def terminal_run(line: str, moment: bytes, act: Callable[[int, int], object]) ->
     child, screen = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-m", "fxprune", *line.split()])
-    shown, acted, end = b"", False, time.monotonic() + 120
+    shown, acted, end = b"", False, time.monotonic() + 600
     while time.monotonic() < end:
         if not select.select([screen], [], [], 0.1)[0]:
             continue

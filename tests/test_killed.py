@@ -57,7 +57,7 @@ def killed_after(seconds: float | None, writers: subprocess.Popen[str], generati
     writers.stdin.flush()
     pid = int(writers.stdout.readline())
     start = time.monotonic()
-    while time.monotonic() - start < (60 if seconds is None else seconds):
+    while time.monotonic() - start < (600 if seconds is None else seconds):
         if seconds is None and Path("out").exists():
             break
         time.sleep(0.001)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from fxprune.emit.onnx import OnnxReport
 from fxprune.errors import MeasureError
 from fxprune.example import described
 from fxprune.program import Inputs, Program
-from fxprune.runtime import dense_and_pruned
+from fxprune.runtime import dense_and_pruned, runners
 from fxprune.runtime.budget import Budget
 from fxprune.runtime.dense_and_pruned import MeasureOptions, measure
 from fxprune.runtime.latency import Latency, Rounds, Timed, alternate, latency, ratio
@@ -33,6 +32,7 @@ from fxprune.runtime.peak import PeakJob, peak_memory
 from fxprune.runtime.runners import cuda_once, onnx_once, torch_once, torch_threads
 
 MIB = 1 << 20
+LONG = 600.0  # seconds: however busy the machine is, what has to happen within them happens
 
 
 class FakeTime:
@@ -49,8 +49,11 @@ class FakeTime:
 
         return once
 
+    def perf_counter(self) -> float:
+        return self.now
+
     def budget(self, seconds: float) -> Budget:
-        return Budget(seconds, lambda: self.now)
+        return Budget(seconds, self.perf_counter)
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
@@ -58,8 +61,8 @@ class FakeTime:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy the machine is, the processes that measure memory have time to start."""
-    monkeypatch.setattr(dense_and_pruned, "PATIENCE", 200.0)
+    """The processes that measure memory have time to start."""
+    monkeypatch.setattr(dense_and_pruned, "PATIENCE", LONG)
 
 
 def test_statistics_by_hand() -> None:
@@ -137,17 +140,22 @@ def test_part_of_a_budget() -> None:
 # --- runners ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_slow_side_shows() -> None:
-    class Slow(nn.Module):
+def test_a_slow_side_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lasting(nn.Module):
+        def __init__(self, seconds: float) -> None:
+            super().__init__()
+            self.seconds = seconds
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            time.sleep(0.02)
+            fake.now += self.seconds
             return x
 
-    inputs = Inputs((torch.zeros(1),))
-    fast, slow = torch_once(nn.Identity(), inputs), torch_once(Slow(), inputs)
-    found = alternate(slow, fast, Rounds.exactly(5), lambda: 60.0)
-    assert found is not None and found.first.median >= 0.02
-    assert found.ratio.low > 1
+    fake = FakeTime()
+    monkeypatch.setattr(runners, "time", fake)
+    fast, slow = (torch_once(Lasting(seconds), Inputs((torch.zeros(1),))) for seconds in (0.25, 2.0))
+    found = alternate(slow, fast, Rounds.exactly(5), lambda: LONG)
+    assert found is not None and (found.first.median, found.second.median) == (2.0, 0.25)
+    assert (found.ratio.low, found.ratio.high) == (8, 8)
 
 
 def test_gpu_passes_are_timed_by_events_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +212,8 @@ def job(path: Path, name: str = "x") -> PeakJob:
 
 
 def test_memory_that_a_pass_takes_shows(tmp_path: Path) -> None:
-    small = peak_memory(job(filling(tmp_path / "small.onnx", 10)), 60)
-    large = peak_memory(job(filling(tmp_path / "large.onnx", 50 * MIB)), 60)
+    small = peak_memory(job(filling(tmp_path / "small.onnx", 10)), LONG)
+    large = peak_memory(job(filling(tmp_path / "large.onnx", 50 * MIB)), LONG)
     assert large.bytes - small.bytes >= 2 * 200 * MIB, "what goes into Exp and what comes out"
     assert small.bytes < 60 * MIB
 
@@ -233,19 +241,18 @@ class Net(nn.Module):
         (folder / "model.py").write_text(source.replace("{numbers}", str(numbers)))
         save_file(nn.Linear(1, 1).state_dict(prefix="layer."), folder / "model.safetensors")
         inputs = described(Inputs((torch.zeros(1, 1),)))
-        peaks.append(peak_memory(PeakJob("torch", str(folder), inputs, trust=True), 60).bytes)
+        peaks.append(peak_memory(PeakJob("torch", str(folder), inputs, trust=True), LONG).bytes)
     assert peaks[0] < 20 * MIB and 190 * MIB <= peaks[1] - peaks[0] <= 220 * MIB
     (folder / "model.py").write_text(f"import os\n{source}")
     with pytest.raises(MeasureError, match="^torch cannot run it: UntrustedError: "):
-        peak_memory(PeakJob("torch", str(folder), inputs), 60)
+        peak_memory(PeakJob("torch", str(folder), inputs), LONG)
 
 
 def test_faults_of_the_process_are_one_line(tmp_path: Path) -> None:
     path = filling(tmp_path / "net.onnx", 10)
     with pytest.raises(MeasureError, match="^onnxruntime cannot run it: .*z"):
-        peak_memory(job(path, "z"), 60)
+        peak_memory(job(path, "z"), LONG)
     for script, told in {
-        "import time; time.sleep(60)": "took more than 2 s",
         "import os; os.abort()": "was ended while running it, by SIGABRT",
         "import os; os.kill(os.getpid(), 9)": r"by SIGKILL \(often: out of memory\)",
         "import sys; sys.exit(3)": "cannot run it: exit status 3",
@@ -254,15 +261,18 @@ def test_faults_of_the_process_are_one_line(tmp_path: Path) -> None:
         child = tmp_path / "child.py"
         child.write_text(script)
         with pytest.raises(MeasureError, match=told) as caught:
-            peak_memory(job(path), 2, child)
+            peak_memory(job(path), LONG, child)
         assert "\n" not in str(caught.value)
+    child.write_text("import time; time.sleep(1000)")
+    with pytest.raises(MeasureError, match="took more than 2 s"):
+        peak_memory(job(path), 2, child)
 
 
 def test_the_process_imports_nothing_from_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = filling(tmp_path / "net.onnx", 10)
     (tmp_path / "onnxruntime.py").write_text("raise SystemExit('taken over')")
     monkeypatch.chdir(tmp_path)
-    assert peak_memory(job(path), 60).bytes > 0
+    assert peak_memory(job(path), LONG).bytes > 0
 
 
 # --- the machine ------------------------------------------------------------------------------------------------------
@@ -304,7 +314,7 @@ def test_dense_and_pruned(compiled: tuple[Program, Compiled, OnnxReport], monkey
         return report
 
     monkeypatch.setattr(dense_and_pruned, "export_onnx", remember)
-    found = measure(dense, done.program, written, MeasureOptions(batch=3, rounds=Rounds(2, 6, 0.0)))
+    found = measure(dense, done.program, written, MeasureOptions(1, 3, LONG, Rounds(2, 6, 0.0)))
     assert not folders[0].exists()
     assert all(torch.equal(numbers[name], dense.tensors[name]) for name in numbers)
     assert list(found.latency) == ["onnxruntime", "torch"] and list(found.memory) == ["onnxruntime", "torch"]
@@ -328,7 +338,7 @@ def test_a_dense_network_without_onnx_costs_that_part_only(
 
     monkeypatch.setattr(dense_and_pruned, "export_onnx", fail)
     dense, done, written = compiled
-    found = measure(dense, done.program, written, MeasureOptions(rounds=Rounds(1, 5, 0.0)))
+    found = measure(dense, done.program, written, MeasureOptions(seconds=LONG, rounds=Rounds(1, 5, 0.0)))
     assert found.notes[0] == "the dense network in onnxruntime not measured: RuntimeError: no such operator"
     assert list(found.latency) == ["torch"] and list(found.memory) == ["torch"]
     assert list(found.files) == ["model.safetensors"]
@@ -349,10 +359,10 @@ def test_a_gpu_is_measured_where_there_is_one(
     monkeypatch.setattr(dense_and_pruned, "cuda_once", torch_once)
     monkeypatch.setattr(dense_and_pruned, "_peak_in_torch", lambda *_: None)  # seconds, and not the point
     dense, done, written = compiled
-    found = measure(dense, done.program, written, MeasureOptions(rounds=Rounds(1, 5, 0.0)))
+    found = measure(dense, done.program, written, MeasureOptions(seconds=LONG, rounds=Rounds(1, 5, 0.0)))
     assert list(found.latency) == ["torch", "torch on Graphics"]
     monkeypatch.setattr(dense_and_pruned, "GPU", "cuda:99")
-    found = measure(dense, done.program, written, MeasureOptions(rounds=Rounds(1, 5, 0.0)))
+    found = measure(dense, done.program, written, MeasureOptions(seconds=LONG, rounds=Rounds(1, 5, 0.0)))
     assert list(found.latency) == ["torch"]
     assert any(note.startswith("latency on the GPU not measured: ") for note in found.notes)
 

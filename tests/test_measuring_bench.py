@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -169,7 +169,7 @@ def test_inputs_without_a_shape_or_of_text_are_refused(tmp_path: Path) -> None:
 # --- files that are not what they should be ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"not a network", os.urandom(3000)])
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"not a network", random.Random(0).randbytes(3000)])
 def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(content)
     with pytest.raises(MeasureError, match="is no ONNX file"):
