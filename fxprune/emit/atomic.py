@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -38,11 +38,9 @@ def new_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
-    box = made.with_suffix(_SUFFIX)
-    with locked(made):
+    with ExitStack() as locks:
+        box = _own_box(folder, locks)
         try:
-            os.rename(made, box)  # only now: no box is ever without its lock
             draft = box / "new"
             draft.mkdir()
             yield draft
@@ -51,8 +49,16 @@ def new_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
             _swap(draft, folder, box / "old")
             flush_entry(folder.parent)
         finally:
-            for one in (made, box):
-                shutil.rmtree(one, ignore_errors=True)
+            shutil.rmtree(box, ignore_errors=True)
+
+
+def _own_box(folder: Path, locks: ExitStack) -> Path:
+    """A new box with our lock on it. One that a sweep took for abandoned before it had its lock is given up."""
+    while True:
+        box = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_SUFFIX, dir=folder.parent))
+        with suppress(FileNotFoundError):
+            if locks.enter_context(locked(box)) is not False and box.exists():
+                return box
 
 
 @contextmanager
