@@ -47,7 +47,6 @@ def test_compile_train_export_run(optimiser: str, tmp_path: Path, monkeypatch: p
     outputs = torch.load("outputs.pt", weights_only=True)
     session = onnxruntime.InferenceSession("trained.onnx", providers=["CPUExecutionProvider"])
     logits = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: outputs["images"].numpy()})[0])
-    assert torch.equal(logits.argmax(1), outputs["logits"].argmax(1))
     assert torch.allclose(logits, outputs["logits"], atol=1e-4)
     state = torch.load("trained.pt", weights_only=True)
     masks = {name.removesuffix("_mask"): mask for name, mask in state.items() if name.endswith("_mask")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,10 @@ def learn(norm: str, part: slice, wrap: bool) -> dict[str, Any]:
     return {"widths": learner.widths, "counts": learner.final_widths(), "kept": done.recipe.to_json()}
 
 
-def one_rank(rank: int, port: int, norm: str, folder: str) -> None:
+def one_rank(rank: int, norm: str, folder: str) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # gloo would look for the host's own name, which may lead nowhere
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
     try:
         torch.save(learn(norm, slice(rank, None, RANKS), wrap=True), Path(folder, f"{rank}.pt"))
     finally:
@@ -60,10 +61,7 @@ def one_rank(rank: int, port: int, norm: str, folder: str) -> None:
 
 
 def both_ranks(norm: str, folder: Path) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(one_rank, (port, norm, str(folder)), nprocs=RANKS)
+    multiprocessing.spawn(one_rank, (norm, str(folder)), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 

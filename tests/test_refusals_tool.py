@@ -50,16 +50,20 @@ def test_every_planted_fault_is_noticed(fault: str) -> None:
     assert complaint in " ".join(found)
 
 
-# Writes a folder in 0.4 s, and says that one is whole when both files are in it.
+# Writes a folder in 0.4 s, and says that one is whole when both files are in it. Most runs but the first wait with half
+# of the folder written until they are killed: some of the moments meet that however slow the machine is.
 WRITES = """0
 import shutil, time
 if sys.argv[1] == "verify":
     sys.exit(len(os.listdir("out")) != 2)
+with open("runs", "a") as runs:
+    runs.write("x")
+    half_way = 1000 if runs.tell() % 4 != 1 else 0.4
 shutil.rmtree("FIRST", ignore_errors=True)
 os.mkdir("FIRST")
 for name in "ab":
     open("FIRST/" + name, "w").close()
-    time.sleep(0.4 * (name == "a"))  # most of the run, so that some of the moments meet it however fast the machine is
+    time.sleep(half_way * (name == "a"))
 os.rename("FIRST", "out")
 """
 

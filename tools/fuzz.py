@@ -73,7 +73,7 @@ class Reader:
         assert self.connection is not None and self.process is not None
         self.connection.send((path, plant, self.patience))
         if not self.connection.poll(self.patience):
-            stack = (self.folder / f"{self.process.pid}.txt").read_text()
+            stack = self._stack(self.folder / f"{self.process.pid}.txt")
             self.stuck = True
             self.end()
             return "fault", f"not done after {self.patience:.0f} s\n{stack[:1500]}", 0
@@ -85,6 +85,13 @@ class Reader:
             code = self.process.exitcode
             self.end()
             return "fault", f"the process ended with status {code}", 0
+
+    def _stack(self, written: Path) -> str:
+        """What the process is doing. On a busy machine it began later than it was asked, and tells later."""
+        end = time.monotonic() + 10 * self.patience
+        while not (stack := written.read_text()) and time.monotonic() < end:
+            time.sleep(0.1)
+        return stack
 
     def begin(self) -> None:
         """Start the process and let it read the sound files, unless it is there."""

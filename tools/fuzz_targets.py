@@ -101,7 +101,7 @@ _FAULTS: dict[str, dict[str, Any]] = {
     "pickle without the gate": {"pickle": lambda path, _: (torch.load(path, weights_only=False), ())},
     "export without the gate": {"exported": lambda path, _: (files.read_unrestricted(path)[0], ())},
     "writes": {"safetensors": lambda path, _: Path(path.parent.parent / "fuzz-canary").write_text("x")},
-    "grows": {"safetensors": lambda *_: ({"x": torch.zeros(2**29)}, ())},
+    "grows": {"safetensors": lambda *_: ({"x": torch.ones(300 << 20)}, ())},  # zeros are not there until they are read
     "stumbles": {"safetensors": lambda *_: {}["x"]},
     "says two lines": {"safetensors": _two_lines},
     "sleeps": {"safetensors": lambda *_: time.sleep(1000)},
