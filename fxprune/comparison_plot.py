@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxprune.comparison import Comparison, Row
-from fxprune.pictures import save_picture
+from fxprune.pictures import quiet_matplotlib, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,10 @@ def write_plot(found: Comparison, title: str, path: Path) -> None:
     """Draw to a path that `check_picture` has found good; the same comparison and matplotlib give the same bytes."""
     import matplotlib
 
-    with matplotlib.rc_context({"font.size": 9, "font.family": "DejaVu Sans", "svg.hashsalt": "fxprune"}):
+    with (
+        quiet_matplotlib(),
+        matplotlib.rc_context({"font.size": 9, "font.family": "DejaVu Sans", "svg.hashsalt": "fxprune"}),
+    ):
         save_picture(figure(found, title), path)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fxprune.channels.graph import coupling_graph
 from fxprune.channels.groups import ChannelGroup
 from fxprune.explanation import Explanation
-from fxprune.pictures import save_picture
+from fxprune.pictures import quiet_matplotlib, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,10 @@ def write_picture(found: Explanation, title: str, path: Path) -> None:
     """Write the picture to a path that `check_picture` has found good. Raises OSError."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "fxprune", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
+    with (
+        quiet_matplotlib(),
+        matplotlib.rc_context({"svg.hashsalt": "fxprune", "svg.fonttype": "none", "font.family": "DejaVu Sans"}),
+    ):
         save_picture(picture(found, title), path)
 
 

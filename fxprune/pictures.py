@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +32,8 @@ def check_picture(option: str, path: Path) -> None:
     if path.is_dir():
         raise OptionError(f"{option} cannot be written: {path} is a folder")
     try:
-        import matplotlib  # noqa: F401
+        with quiet_matplotlib():
+            import matplotlib  # noqa: F401
     except ImportError as error:
         raise OptionError(f"{option} needs matplotlib: pip install 'fxprune[report]'") from error
 
@@ -40,3 +44,17 @@ def save_picture(figure: Figure, path: Path) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, format=ending[1:], dpi=110, metadata={_STAMPS[ending]: None})
     path.write_bytes(stream.getvalue())
+
+
+@contextmanager
+def quiet_matplotlib() -> Iterator[None]:
+    """matplotlib says nothing on stderr below an error: the first run of a machine builds a cache of fonts, and a home
+    that cannot be written to gets a temporary one. Neither changes the picture.
+    """
+    log = logging.getLogger("matplotlib")
+    before = log.level
+    log.setLevel(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        log.setLevel(before)

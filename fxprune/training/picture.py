@@ -6,6 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fxprune.pictures import quiet_matplotlib
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -16,6 +18,11 @@ _NAMED = 24  # layers; more names than that cannot be read
 
 def picture(history: Mapping[str, Any]) -> bytes | None:
     """PNG of a history.json, None where matplotlib is not installed. The same history gives the same bytes."""
+    with quiet_matplotlib():
+        return _drawn(history)
+
+
+def _drawn(history: Mapping[str, Any]) -> bytes | None:
     try:
         import matplotlib
         from matplotlib.figure import Figure
