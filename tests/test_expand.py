@@ -88,7 +88,7 @@ def test_only_what_is_left_changes() -> None:
 
 
 def test_masked_weights_are_zeros_in_their_places() -> None:
-    model, done = compiled("resnet8", keep_rate=None, sparsity=0.8)
+    model, done = compiled("resnet8", keep_rate=None, select="saliency", sparsity=0.8)
     dense, small = model.state_dict(), done.state_dict()
     expanded = done.recipe.expand(small, dense)
     assert expanded.keys() == dense.keys() and done.recipe.masks

@@ -156,7 +156,7 @@ def test_applied_to_another_copy_with_other_weights() -> None:
 
 def test_recipe_of_masks_cuts_and_does_not_mask() -> None:
     model = zoo.build("vgg11")
-    done = compiled(model, 32, keep_rate=None, sparsity=0.9)
+    done = compiled(model, 32, keep_rate=None, select="saliency", sparsity=0.9)
     small = done.recipe.apply(model)
     assert bool((small.features[0].weight != 0).all())
     assert small.classifier.in_features < 512
