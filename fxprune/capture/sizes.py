@@ -38,6 +38,10 @@ class SizeReader:
             raise NotASizeError(f"{node.name} is no size")
         return self._agreed(node, values)
 
+    def value(self, node: fx.Node) -> Any:
+        """The value of any node, tensors as meta tensors. Raises NotASizeError."""
+        return self._values(node)[0]
+
     def count(self, node: fx.Node) -> int:
         """How many items a tuple or list of sizes or tensors has. Raises NotASizeError."""
         return int(self._agreed(node, [_length(value) for value in self._values(node)]))

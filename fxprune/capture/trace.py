@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.capture.makers import recorded_makers
+from fxprune.capture.no_gradients import detach_what_leaves
 from fxprune.capture.proxies import SizedParameterProxy, WritingProxy
 from fxprune.capture.sizes import SizeReader
 from fxprune.containers import field_names, is_dataclass, know
@@ -23,7 +24,8 @@ class LeafTracer(fx.Tracer):
 
     A module without parameters, buffers and children whose forward reads `training` (dropout, stochastic depth)
     stays one node, because its behaviour in the two modes could not be told apart in the graph. Sizes of parameters
-    are plain numbers; other sizes become plain numbers where Python code needs one.
+    are plain numbers; other sizes become plain numbers where Python code needs one. What runs without gradients leaves
+    such a block detached.
     """
 
     def __init__(self, skeleton: nn.Module, given: Mapping[str, Any], record_sources: bool = False) -> None:
@@ -32,15 +34,20 @@ class LeafTracer(fx.Tracer):
         self.sizes = SizeReader(skeleton, given)
         self.names: dict[int, str] = {}
         self.proxies: dict[str, fx.Proxy] = {}
+        self.without_gradients: set[fx.Node] = set()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        if not torch.is_grad_enabled():
+            self.without_gradients.add(node)
         return WritingProxy(node, self)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.names = {id(tensor): name for name, tensor in reversed(named_tensors(root).items())}
         self.proxies = {}
-        with recorded_makers(self, asleep=lambda: self.sizes.reading):
-            return super().trace(root, concrete_args)
+        with recorded_makers(self, asleep=lambda: self.sizes.reading), torch.enable_grad():
+            graph = super().trace(root, concrete_args)
+        detach_what_leaves(graph, self.without_gradients, self.sizes.value)
+        return graph
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers become get_attr nodes, each once, found in one step however many there are."""

@@ -1,0 +1,56 @@
+"""Parts of a forward that run without gradients, such as a frozen backbone under `with torch.no_grad()`.
+
+A graph has no place for such a block: traced as they are, its layers would be trained. Where a value leaves it,
+`detach()` has the same effect on training.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+
+def detach_what_leaves(graph: fx.Graph, inside: set[fx.Node], value_of: Callable[[fx.Node], Any]) -> None:
+    """Detach each value that a node outside reads from a node `inside`.
+
+    value_of  what a node returns, on the meta device
+    """
+    if not inside:
+        return
+    inside = inside | _parts_of(graph, inside)
+    leaving = {node: [user for user in node.users if user not in inside] for node in graph.nodes if node in inside}
+    values = {node: value_of(node) for node, users in leaving.items() if users}  # all of them before the graph changes
+    for node, value in values.items():
+        if not any(_has_gradients(leaf) for leaf in pytree.tree_leaves(value)):
+            continue
+        with graph.inserting_before(node.next):
+            detached = _detached(graph, node, value)
+        for user in leaving[node]:
+            swap = functools.partial(_swapped, node, detached)
+            user.args, user.kwargs = fx.map_arg((user.args, dict(user.kwargs)), swap)
+
+
+def _parts_of(graph: fx.Graph, inside: set[fx.Node]) -> set[fx.Node]:
+    """What is taken out of a value later is as free of gradients as the value."""
+    return {node for node in graph.nodes if node.target in (operator.getitem, getattr) and node.args[0] in inside}
+
+
+def _detached(graph: fx.Graph, node: fx.Node, value: Any) -> Any:
+    """A tensor detached, or each of a tuple of tensors."""
+    if isinstance(value, list | tuple):
+        items = (graph.call_function(operator.getitem, (node, place)) for place in range(len(value)))
+        return tuple(_detached(graph, item, one) for item, one in zip(items, value, strict=True))
+    return graph.call_method("detach", (node,)) if _has_gradients(value) else node
+
+
+def _swapped(node: fx.Node, detached: Any, one: fx.Node) -> Any:
+    return detached if one is node else one
+
+
+def _has_gradients(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
