@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from fxprune.capture.plain import plain_weights
 from fxprune.channels.leaves import follow_shapes
 from fxprune.errors import LoadError, RewriteError
+from fxprune.example import rebuilt
 from fxprune.program import named_tensors
+from fxprune.same_code import other_code
 from fxprune.states import masked_weights, plain_names
 
 FORMAT = "fxprune-recipe"
@@ -95,8 +97,8 @@ class Recipe(BaseModel):
         """A copy of the user's own network with the same channels removed; weights that survive are kept, masks are
         not applied, parametrised weights become plain ones.
 
-        Works where the network's forward holds no width in its source. Raises RewriteError when names or sizes do
-        not fit.
+        Works where the network's forward holds no width in its source, and computes no number from one: the compiled
+        network keeps such numbers. Raises RewriteError where it does, and when names or sizes do not fit.
         """
         if self.patched:
             raise RewriteError(
@@ -115,7 +117,20 @@ class Recipe(BaseModel):
         self._set_numbers(small)
         for module in small.modules():
             follow_shapes(module)
+        self._check_code(model, small)
         return small
+
+    def _check_code(self, dense: nn.Module, small: nn.Module) -> None:
+        try:
+            inputs = rebuilt(self.inputs, "the recipe")
+        except LoadError:  # arguments of a kind that plain data cannot tell
+            return
+        fault = other_code(dense, small, inputs)
+        if fault:
+            raise RewriteError(
+                f"with fewer channels the source of {type(dense).__name__} {fault}: use the compiled module, in which "
+                "all numbers are kept"
+            )
 
     def expand(self, small_state: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The dense network's state with the numbers of a trained compiled network in their original places.

@@ -244,17 +244,23 @@ _LOOKING: set[Any] = {
 
 def same_graph(left: fx.Graph, right: fx.Graph) -> bool:
     """Equal in everything that matters: operations, targets, literal arguments and how the nodes are wired."""
-    if len(left.nodes) != len(right.nodes):
-        return False
+    return first_difference(left, right) is None
+
+
+def first_difference(left: fx.Graph, right: fx.Graph) -> fx.Node | None:
+    """The first node of `left` that is another one in `right`. Where one graph goes on, its next node meets the output
+    of the other.
+    """
     twin: dict[fx.Node, fx.Node] = {}
-    for ours, theirs in zip(left.nodes, right.nodes, strict=True):
+    ours: fx.Node
+    for ours, theirs in zip(left.nodes, right.nodes, strict=False):
         if (ours.op, ours.target) != (theirs.op, theirs.target):
-            return False
+            return ours
         args, kwargs = fx.map_arg((ours.args, dict(ours.kwargs)), lambda node: twin[node])
         if not _same_value((args, kwargs), (theirs.args, dict(theirs.kwargs))):
-            return False
+            return ours
         twin[ours] = theirs
-    return True
+    return None
 
 
 def _same_value(left: Any, right: Any) -> bool:
