@@ -131,18 +131,14 @@ def read_rates(path: Path) -> dict[str, float]:
     return {pattern: float(rate) for pattern, rate in rates.items()}
 
 
-def check_data(asked: Mapping[str, Any], source: str | None, batch: int | None) -> None:
+def check_sources(asked: Mapping[str, Any], source: str | None, batch: int | None) -> None:
     """Raise OptionError for data that are missing, and for such as nothing looks at."""
     from fxprune.budget import one_budget
+    from fxprune.pipeline import check_data
     from fxprune.pipeline import settled as settled_options
-    from fxprune.saliency.trial import needed
 
     rest = {name: value for name, value in asked.items() if not name.startswith("target_") and name != "method"}
     targets = (asked.get(f"target_{kind}") for kind in ("params", "macs", "size"))
     options, _ = settled_options(asked.get("method"), one_budget(*targets), **rest)
-    if options.looks_at_data and source is None:
-        needed(None, str(options.method or options.judge))
-    if source is not None and not options.looks_at_data:
-        raise OptionError(f"--data has no effect: {options.judge or options.policy} looks at the network alone")
-    if batch is not None and source is None:
-        raise OptionError("--data-batch has no effect without --data")
+    check_data(options, source is not None)
+    refuse_idle((batch is not None and source is None, "--data-batch", "without --data"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fxprune.cli_asked import as_arguments, check_belonging, check_data
+from fxprune.cli_asked import as_arguments, check_belonging, check_sources
 from fxprune.cli_progress import shown_phases
 from fxprune.cli_values import EMITTED
 from fxprune.errors import OptionError
@@ -70,7 +70,7 @@ def compile_model(request: Request) -> Outcome:
 
             check_belonging(request.asked)
             request = replace(request, asked=as_arguments(request.asked))
-            check_data(request.asked, request.data, request.data_batch)
+            check_sources(request.asked, request.data, request.data_batch)
             if request.threads:
                 torch.set_num_threads(request.threads)
             given = given_inputs(request.inputs)

@@ -7,7 +7,7 @@ DECIDES = {"sparsity": "policy", "keep_rate": "select"}
 BELONG = {"sparsity": ("policy", "coupling", "average", "ranking"), "keep_rate": ("select", "pool", "reduction")}
 
 _BY_SLICES = ("l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale", "taylor", "taylor-batch", "taylor-element")
-_BY_NEITHER = ("random", "first", "gate", "gate-per-mac", "gate-after-steps")
+_BY_NEITHER = ("random", "gate", "gate-per-mac", "gate-after-steps")
 IDLE = {
     ("policy", "reconvene"): (),
     ("policy", "inverted"): (),
@@ -17,6 +17,7 @@ IDLE = {
     ("policy", "precrop"): ("criterion", "ranking", "coupling", "average"),
     ("policy", "precrop-synflow"): ("coupling", "average"),
     ("select", "saliency"): ("reduction",),
+    ("select", "first"): ("criterion", "reduction", "pool"),
     **{("select", name): ("criterion",) for name in _BY_SLICES},
     **{("select", name): ("criterion", "reduction") for name in _BY_NEITHER},
 }

@@ -30,6 +30,7 @@ _CHOICES = {
     "init": MODES,
     "pool": POOLS,
     "reduction": (None, *REDUCTIONS),
+    "approximate": (None, "cut", "freeze"),
 }
 
 
@@ -59,34 +60,41 @@ class Options:
     method: str | None = None
 
     def __post_init__(self) -> None:
-        rates = self.keep_rate.values() if isinstance(self.keep_rate, Mapping) else [self.keep_rate]
-        for name, value in [("sparsity", self.sparsity), *(("keep_rate", rate) for rate in rates)]:
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise OptionError(f"{name} is a number, not {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise OptionError(f"seed is a whole number, not {self.seed!r}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise OptionError(f"unknown {name} {getattr(self, name)!r}: choose {', '.join(filter(None, choices))}")
         for name in ("only", "ignore"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, (getattr(self, name),))
+        self._check_amount()
+        self._check_choices()
+        self._check_idle()
+        if self.keep_weights and self.init == "kaiming":
+            raise OptionError("keep_weights keeps the given weights, init='kaiming' draws new ones: choose one of them")
+
+    def _check_amount(self) -> None:
+        """How much goes, as one number or one for each layer."""
+        rates = [self.keep_rate]
+        if isinstance(self.keep_rate, Mapping):
+            rates = list(self.keep_rate.values())
+            if not rates or not all(isinstance(pattern, str) for pattern in self.keep_rate):
+                raise OptionError(f"keep_rate is {{pattern of module names: fraction}}, not {dict(self.keep_rate)}")
+        for name, value in [("sparsity", self.sparsity), *(("keep_rate", rate) for rate in rates)]:
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise OptionError(f"{name} is a number, not {value!r}")
         if (self.sparsity is None) == (self.keep_rate is None):
             raise OptionError("give exactly one of sparsity and keep_rate")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise OptionError(f"sparsity is the fraction of weights to remove, 0 to below 1, not {self.sparsity}")
         for rate in rates:
-            if rate is not None and not 0 < rate <= 1:
+            if isinstance(rate, int | float) and not 0 < rate <= 1:
                 raise OptionError(f"keep_rate is the fraction of channels to keep, above 0 and up to 1, not {rate}")
+
+    def _check_choices(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise OptionError(f"unknown {name} {getattr(self, name)!r}: choose {', '.join(filter(None, choices))}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise OptionError(f"seed is a whole number, not {self.seed!r}")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"seed must lie between 0 and 2**32 - 1, not {self.seed}")
-        if self.approximate not in (None, "cut", "freeze"):
-            raise OptionError(f"unknown approximate {self.approximate!r}: choose cut, freeze")
-        if self.select == "first" and self.pool != "local":
-            raise OptionError(f"select='first' ranks nothing that could compete: leave pool={self.pool!r} out")
-        self._check_idle()
-        if self.keep_weights and self.init == "kaiming":
-            raise OptionError("keep_weights keeps the given weights, init='kaiming' draws new ones: choose one of them")
 
     def _check_idle(self) -> None:
         """Raise OptionError for an option that has another value than usual, and that nothing would look at."""

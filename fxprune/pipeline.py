@@ -157,6 +157,14 @@ def settled(
     return (Options(**given) if method is None else with_method(method, given)), budget
 
 
+def check_data(options: Options, given: bool) -> None:
+    """Raise OptionError for labelled data that are missing, and for such as nothing looks at."""
+    if options.looks_at_data and not given:
+        needed(None, str(options.method or options.judge))
+    if given and not options.looks_at_data:
+        raise OptionError(f"data has no effect: {options.judge or options.policy} looks at the network alone")
+
+
 def _compile(
     model: nn.Module,
     example_inputs: Any,
@@ -169,8 +177,7 @@ def _compile(
 ) -> Compiled:
     if options.submodule is not None and data is not None:
         raise OptionError("data belongs to the whole network: channels of a submodule cannot be ranked by it")
-    if options.looks_at_data:
-        needed(data, str(options.method or options.judge))
+    check_data(options, data is not None)
     model = as_network(model)
     check_numbers(model)
     with measured() as clock, phase("capture"):

@@ -14,6 +14,7 @@ from fxprune.capture.module import capture
 from fxprune.channels.first_walk import first_walk
 from fxprune.channels.groups import Couplings
 from fxprune.channels.solve import Ints
+from fxprune.errors import OptionError
 from fxprune.facts import WidthPlan
 from fxprune.manager import PassManager
 from fxprune.metarun import plain_mode
@@ -21,6 +22,8 @@ from fxprune.options import Options
 from fxprune.pass_lists import deciding_passes, finding_passes
 from fxprune.program import Program, named_tensors
 from fxprune.saliency.channels import Slices, output_slices
+
+_SELECT = ("l2", "l1", "fpgm")  # what ranks filters by their own weights, which compile() ranks alike in the end
 
 
 class SoftFilterPruning:
@@ -51,6 +54,8 @@ class SoftFilterPruning:
         self, model: nn.Module, example_inputs: Any = None, keep_rate: float | Mapping[str, float] = 0.5, *,
         select: str = "l2", only: Sequence[str] | None = None, ignore: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
+        if select not in _SELECT:
+            raise OptionError(f"unknown select {select!r}: choose {', '.join(_SELECT)}")
         self.options = Options(
             keep_rate=keep_rate, select=select, keep_weights=True, init="keep", only=only, ignore=ignore
         )

@@ -134,7 +134,7 @@ WRONG_OPTIONS = [
     ("--sparsity 0.5 --criterion snip", ("snip looks at gradients", "needs labelled data", "--data")),
     ("--target-params 0.5 --method taylor", ("taylor looks at gradients", "needs labelled data")),
     ("--keep-rate 0.5 --select gate", ("gate looks at gradients", "needs labelled data")),
-    ("--sparsity 0.5 --data synthetic", ("--data has no effect", "magnitude looks at the network alone")),
+    ("--sparsity 0.5 --data synthetic", ("data has no effect", "magnitude looks at the network alone")),
     ("--sparsity 0.5 --method precrop --data digits", ("precrop looks at the network alone",)),
     ("--sparsity 0.5 --data-batch 8", ("--data-batch has no effect without --data",)),
     ("--sparsity 98", ("below 1, not 98.0",)),

@@ -144,3 +144,9 @@ def test_slimming_says_what_is_missing() -> None:
         add_scale_slopes(model, -1)
     with pytest.raises(OptionError, match="needs batch normalisations"):
         start_scales(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)))
+
+
+def test_filters_are_ranked_by_their_own_weights() -> None:
+    for select in ("gate", "random", "nothing"):
+        with pytest.raises(OptionError, match=f"unknown select '{select}': choose l2, l1, fpgm"):
+            SoftFilterPruning(zoo.build("resnet8"), IMAGE, 0.5, select=select)
