@@ -26,6 +26,7 @@ _OF_A_TERMINAL = "COLUMNS LINES NO_COLOR FORCE_COLOR PY_COLORS GITHUB_ACTIONS TT
 for _name in _OF_A_TERMINAL.split():
     os.environ.pop(_name, None)
 os.environ["TERM"] = "xterm"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import onnxruntime by themselves, too
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -39,7 +39,7 @@ SERVER = """
 import contextlib, json, os, sys
 import torch
 torch.set_num_threads(1)
-import onnxruntime, onnxscript, sklearn.datasets, torch.onnx, torch._dynamo
+import onnxscript, sklearn.datasets, torch.onnx, torch._dynamo
 import fxprune.emit.onnx, fxprune.training.runs
 from fxprune import cli, cli_train_progress
 

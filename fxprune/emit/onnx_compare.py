@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from fxprune.compare import relative
 from fxprune.errors import ExportError
+from fxprune.onnx_runtime import onnxruntime
 from fxprune.program import Inputs
 
 

@@ -81,7 +81,7 @@ def _run(job: PeakJob, seconds: float, child: Path) -> str:
 
 
 def _environment(threads: int) -> Mapping[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "OMP_NUM_THREADS": str(threads)}  # as fxprune.onnx_runtime
 
 
 def _why(runtime: str, status: int, told: str) -> str:

@@ -22,7 +22,7 @@ def onnx_once(path: Path, feeds: Mapping[str, Any], threads: int) -> Once:
 
     Threads of a session spin after a run in the hope of another one; here they would do so during the other side's run.
     """
-    import onnxruntime
+    from fxprune.onnx_runtime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
