@@ -142,7 +142,17 @@ def _output(weights: Path | None, output: str | Path | None, force: bool) -> Pat
         raise ExportError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else 'its folder is missing'}")
     if os.path.lexists(path) and not force:
         raise ExportError(f"{path} exists already: replace it with --force, or name another file with -o")
+    if (path.parent / RECIPE).is_file() and _of_a_folder(path.name):
+        raise ExportError(
+            f"{path} belongs to a folder that fxprune wrote, which would no longer be whole: name another file with -o"
+        )
     return path
+
+
+def _of_a_folder(name: str) -> bool:
+    from fxprune.emit.folder import ARTEFACTS  # takes a while, and `load` needs none of it
+
+    return name in ARTEFACTS
 
 
 def _put_in(network: nn.Module, recipe: Recipe, file: Path) -> None:

@@ -243,6 +243,14 @@ def test_weights_run_no_code(folder: Path) -> None:
     assert not Path("ran").exists()
 
 
+def test_files_of_an_artefact_folder_are_not_written_over(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("model.onnx", "recipe.json"):
+        with pytest.raises(ExportError, match="belongs to a folder that fxprune wrote"):
+            export(folder, output=folder / name, force=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_output_is_not_replaced_without_force(folder: Path) -> None:
     Path("out.onnx").write_text("mine")
     with pytest.raises(ExportError, match=r"out\.onnx exists already: replace it with --force"):
