@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.capture.chance import nothing_drawn
 from fxprune.capture.makers import recorded_makers
 from fxprune.capture.no_gradients import detach_what_leaves
 from fxprune.capture.proxies import SizedParameterProxy, WritingProxy
@@ -168,7 +169,7 @@ def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, reco
     """
     skeleton.train(training)
     tracer = LeafTracer(skeleton, given, record_sources)
-    with _attributes_kept(skeleton):
+    with _attributes_kept(skeleton), nothing_drawn():
         graph = tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
     _drop_specialised(graph)
     graph.eliminate_dead_code(is_impure_node=_must_stay)
