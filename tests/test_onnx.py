@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,164 +13,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import torch.nn.functional as F
 from onnx import numpy_helper
+from onnx_networks import NETWORKS, ROOT, Block, Clashing, build, fixed, joined, picture, secrets
 from onnxscript import opset18
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 
 import fxprune.emit.onnx as emit
 from fxprune.capture.zoo_imports import import_torchvision
-from fxprune.emit import onnx_file
 from fxprune.emit.onnx import compare_with_torch, export_onnx
 from fxprune.emit.onnx_direct import settle
-from fxprune.errors import ExportError
 from fxprune.program import Inputs
-
-ROOT = Path(__file__).parents[1]
-HERE = "|".join(re.escape(path) for path in (str(ROOT), sys.prefix)).encode()
-LOCAL = re.compile(HERE + rb"|/(?:home|root|tmp|usr|opt|var|Users)/|[A-Z]:\\|\.py\b|Traceback|line \d+, in ")
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
-        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=4), nn.BatchNorm2d(8), nn.ReLU6(inplace=True))
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5, inplace=True), nn.Linear(8, 5))
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image)
-        y = self.body(x)
-        y += x
-        return self.head(y)
-
-
-class Block(nn.Module):
-    """One function of parameters of its own, for networks that need no class."""
-
-    def __init__(self, forward: Callable[..., Any], **parts: nn.Module) -> None:
-        super().__init__()
-        self.how = forward
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.how(self, x)
-
-
-class Joined(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Linear(4, 6), nn.Linear(3, 6)
-        self.table = nn.Embedding(7, 6)
-
-    def forward(self, left: Tensor, right: Tensor, *, scale: Tensor, index: Tensor) -> dict[str, Any]:
-        both = self.left(left) + self.right(right)
-        return {"both": both * scale, "pair": (both.relu(), self.table(index))}
-
-
-class Clashing(nn.Module):
-    """Names that an exporter would use inside the file, at its ends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(4))
-        self.fc = nn.Linear(4, 4)
-
-    def forward(self, weight: Tensor, linear: Tensor) -> dict[str, Tensor]:
-        hidden = self.fc(weight * self.weight)
-        return {
-            "relu": hidden.sigmoid(),
-            "linear": hidden.relu() + linear,
-            "same": hidden,
-            "again": hidden,
-            "in": weight,
-        }
-
-
-def shuffled(self: Any, x: Tensor) -> Tensor:
-    x = self.conv(x)
-    n, c, h, w = x.shape
-    x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-    return F.pixel_shuffle(x, 2)
-
-
-def fixed(self: Any, x: Tensor) -> Tensor:
-    return self.fc(self.conv(x).view(2, 4 * 8 * 8))
-
-
-def seen_by_others(self: Any, x: Tensor) -> Tensor:
-    x = self.conv(x)
-    view = x[:, :2]
-    y = torch.relu_(x)
-    return torch.cat([view.add_(1.0), y, x], 1)
-
-
-def picture(*shape: int) -> Inputs:
-    return Inputs((torch.randn(*(shape or (2, 3, 8, 8))),))
-
-
-NETWORKS: dict[str, Callable[[], tuple[nn.Module, Inputs]]] = {
-    "residual": lambda: (Residual(), picture()),
-    "residual, batch of one": lambda: (Residual(), picture(1, 3, 8, 8)),
-    "view": lambda: (
-        Block(lambda s, x: s.fc(s.conv(x).view(-1, 4 * 64)), conv=nn.Conv2d(3, 4, 1), fc=nn.Linear(256, 3)),
-        picture(),
-    ),
-    "shuffle": lambda: (Block(shuffled, conv=nn.Conv2d(3, 8, 1)), picture()),
-    "layer norm": lambda: (
-        Block(lambda s, x: s.norm(s.conv(x).permute(0, 2, 3, 1)), conv=nn.Conv2d(3, 8, 1), norm=nn.LayerNorm(8)),
-        picture(),
-    ),
-    "1-D": lambda: (
-        nn.Sequential(
-            nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6), nn.ELU(inplace=True), nn.AdaptiveAvgPool1d(1), nn.Flatten()
-        ),
-        picture(2, 3, 12),
-    ),
-    "transposed": lambda: (
-        nn.Sequential(
-            nn.ConvTranspose2d(3, 4, 3, stride=2, output_padding=1), nn.BatchNorm2d(4, affine=False), nn.SiLU()
-        ),
-        picture(),
-    ),
-    "pad": lambda: (
-        Block(lambda s, x: s.conv(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2)), conv=nn.Conv2d(3, 6, 1, stride=2)),
-        picture(),
-    ),
-    "pooling": lambda: (
-        Block(
-            lambda s, x: (F.adaptive_avg_pool2d(x, (4, 2)), F.adaptive_avg_pool2d(x, 8), F.adaptive_max_pool2d(x, 1)),
-        ),
-        picture(),
-    ),
-    "written view": lambda: (Block(seen_by_others, conv=nn.Conv2d(3, 4, 1)), picture()),
-}
-
-
-def build(name: str) -> tuple[nn.Module, Inputs]:
-    torch.manual_seed(0)
-    module, inputs = NETWORKS[name]()
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            part.running_mean.normal_()
-            part.running_var.uniform_(0.5, 2)
-    return module, inputs
-
-
-def secrets(blob: bytes) -> list[bytes]:
-    """What in the file betrays a machine or a source file. Weights are cut away: noise spells anything."""
-    model = onnx.ModelProto.FromString(blob)
-    for tensor in model.graph.initializer:
-        tensor.ClearField("raw_data")
-    return LOCAL.findall(model.SerializeToString())
-
-
-def joined() -> tuple[nn.Module, Inputs]:
-    torch.manual_seed(0)
-    kwargs = {"index": torch.tensor([0, 6]), "scale": torch.randn(1)}  # not in the order of the signature
-    return Joined(), Inputs((torch.randn(2, 4), torch.randn(2, 3)), kwargs)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -283,130 +134,6 @@ def test_a_wrong_shortcut_is_caught_and_the_full_way_taken(tmp_path: Path, monke
     assert [node.op_type for node in onnx.load(report.path).graph.node] == ["Conv", "Relu"]
 
 
-# ---- planted faults and refusals
-
-
-def test_changed_weight_in_the_file_is_caught(tmp_path: Path) -> None:
-    module, inputs = build("residual")
-    report = export_onnx(module, inputs, tmp_path / "net.onnx")
-    model = onnx.load(report.path)
-    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "head.3.weight")
-    values = numpy_helper.to_array(weight).copy()
-    values[0, 0] += 0.01 * np.abs(values).max()
-    weight.raw_data = values.tobytes()
-    onnx.save(model, report.path)
-    assert compare_with_torch(module, report.path, inputs) > 1e-4
-
-
-def test_a_network_that_magnifies_rounding_is_told_not_refused(tmp_path: Path) -> None:
-    """The logistic map doubles an error each time: after fourteen, 1e-7 is 1e-3, in torch itself as well."""
-
-    def chaotic(s: Any, x: Tensor) -> Tensor:
-        x = s.conv(x).sigmoid()
-        for _ in range(14):
-            x = 3.99 * x * (1 - x)
-        return x
-
-    report = export_onnx(Block(chaotic, conv=nn.Conv2d(3, 4, 3)), picture(), tmp_path / "net.onnx")
-    assert 1e-4 < report.difference <= report.tolerance <= 0.1
-    assert report.notes[0].endswith(f"this network magnifies rounding (allowed {report.tolerance:.0e})")
-
-
-def test_a_network_that_does_not_magnify_rounding_may_not_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(emit, "difference", lambda *_: 1e-3)
-    with pytest.raises(ExportError, match=r"differs from torch by 1.0e-03, more than 1e-04"):
-        export_onnx(*build("residual"), tmp_path / "net.onnx")
-
-
-def test_nan_is_never_small(tmp_path: Path) -> None:
-    module = Block(lambda s, x: (x, (s.conv(x) - 1e9).sqrt()), conv=nn.Conv2d(3, 4, 1))
-    with pytest.raises(ExportError, match="differs from torch by nan"):
-        export_onnx(module, picture(), tmp_path / "net.onnx")
-    assert not list(tmp_path.iterdir())
-
-
-def masked_scores(s: Any, x: Tensor) -> Tensor:
-    """As of classes that are not to be chosen, or positions that are not to be seen."""
-    return s.conv(x).mean((2, 3)).masked_fill(torch.arange(4) < 2, -torch.inf)
-
-
-def test_infinities_in_the_same_places_are_equal(tmp_path: Path) -> None:
-    module = Block(masked_scores, conv=nn.Conv2d(3, 4, 3)).eval()
-    report = export_onnx(module, picture(), tmp_path / "net.onnx")
-    assert report.difference < 1e-5
-    other = Block(lambda s, x: masked_scores(s, x).roll(1, 1), conv=module.conv)
-    assert compare_with_torch(other, report.path, picture()) > 1
-
-
-@pytest.mark.parametrize(
-    "planted", ['File "/home/me/train.py", line 3, in forward', "/root/data/weights", "C:\\Users\\me", "layers.py"]
-)
-def test_scanner_finds_a_local_path(planted: str, tmp_path: Path) -> None:
-    module, inputs = build("view")
-    report = export_onnx(module, inputs, tmp_path / "net.onnx", metadata={"note": planted})
-    assert secrets(report.path.read_bytes())
-
-
-def test_scanner_finds_what_the_exporter_would_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "_scrub", lambda message: None)
-    module, inputs = build("view")
-    assert secrets(export_onnx(module, inputs, tmp_path / "net.onnx").path.read_bytes())
-
-
-def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "SIZE_LIMIT", 1000)
-    with pytest.raises(ExportError, match="one ONNX file ends at 1,000"):
-        export_onnx(*build("residual"), tmp_path / "net.onnx")
-
-
-@pytest.mark.parametrize(("opset", "message"), [(0, "does not exist"), (99, "does not exist"), (7, "choose 18")])
-def test_opset_out_of_reach(opset: int, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=message):
-        export_onnx(*build("view"), tmp_path / "net.onnx", opset=opset)
-
-
-@pytest.mark.parametrize("opset", [17, 18, 21])
-def test_opset_is_the_one_asked_for(opset: int, tmp_path: Path) -> None:
-    report = export_onnx(*build("view"), tmp_path / "net.onnx", opset=opset)
-    assert report.opset == opset == onnx.load(report.path).opset_import[0].version
-
-
-def test_inputs_that_do_not_fit(tmp_path: Path) -> None:
-    module, inputs = build("residual")
-    with pytest.raises(ExportError, match="the inputs do not fit forward"):
-        export_onnx(module, Inputs(inputs.args, {"mask": torch.ones(2)}), tmp_path / "net.onnx")
-    with pytest.raises(ExportError, match="cannot be written as ONNX"):
-        export_onnx(module, picture(2, 4, 8, 8), tmp_path / "net.onnx")
-
-
-def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
-    module, inputs = build("view")
-    (tmp_path / "net.onnx").mkdir()  # cannot be replaced by a file
-    with pytest.raises(ExportError, match="cannot write"):
-        export_onnx(module, inputs, tmp_path / "net.onnx")
-    with pytest.raises(ExportError, match="cannot write"):
-        export_onnx(module, inputs, tmp_path / "nowhere" / "net.onnx")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["net.onnx"]
-
-
-def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    (tmp_path / "net.onnx").write_bytes(b"old")
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        onnx_file.write(b"new", tmp_path / "net.onnx")
-    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"old"]
-
-
-def test_comparing_with_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="cannot compare"):
-        compare_with_torch(*[build("view")[0], tmp_path / "none.onnx", build("view")[1]])
-
-
 # ---- the module and the terminal are left as they were
 
 
@@ -434,7 +161,7 @@ SCRIPT = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, "tests")
-from test_onnx import build, joined
+from onnx_networks import build, joined
 from fxprune.emit.onnx import export_onnx
 for number, (module, inputs) in enumerate([build("residual"), build("written view"), joined()]):
     export_onnx(module, inputs, Path(sys.argv[1]) / f"{number}.onnx", metadata={"b": "2", "a": "1"})

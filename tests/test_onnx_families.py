@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from families import FAMILIES, build, pictures
-from test_onnx import secrets
+from onnx_networks import secrets
 
 import fxprune
 from fxprune import Compiled
