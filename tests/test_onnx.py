@@ -127,6 +127,15 @@ def test_a_write_that_others_see_is_left_to_the_decomposition() -> None:
     assert not settle(torch.export.export(module.eval(), inputs.args, strict=False).graph)
 
 
+def test_a_write_of_a_size_has_a_pure_twin(tmp_path: Path) -> None:
+    module = Block(lambda s, x: s.conv(x).mul_(x.shape[0]).relu_(), conv=nn.Conv2d(3, 4, 1)).eval()
+    args = (torch.randn(2, 3, 4, 4),)
+    graph = torch.export.export(module, args, dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False).graph
+    assert settle(graph)
+    report = export_onnx(module, picture(), tmp_path / "net.onnx")
+    assert report.dynamic_batch and report.difference <= 1e-6
+
+
 def test_a_wrong_shortcut_is_caught_and_the_full_way_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emit, "translations", lambda: {torch.ops.aten.relu.default: lambda x: opset18.Sigmoid(x)})
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True))

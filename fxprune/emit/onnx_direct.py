@@ -70,8 +70,11 @@ def _is_owned(value: Any, reader: fx.Node) -> bool:
 
 
 def _mixes_types(node: fx.Node) -> bool:
-    """Writing in place keeps the type of the written tensor; the pure twin would promote it."""
-    return len({source.meta["val"].dtype for source in node.all_input_nodes}) > 1
+    """Writing in place keeps the type of the written tensor; the pure twin would promote it. A size changes no type
+    where writing it in place is allowed.
+    """
+    values = [source.meta["val"] for source in node.all_input_nodes]
+    return len({value.dtype for value in values if isinstance(value, torch.Tensor)}) > 1
 
 
 def _name(node: fx.Node) -> str:
