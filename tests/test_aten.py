@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_exported_file import call, write
+from exported_files import call, write
 from torch import nn
 
 import fxprune

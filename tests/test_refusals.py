@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import refused, run
+from exported_files import pickled_weight
 from safetensors.torch import save_file
 from saving import write_pickle
-from test_exported_file import pickled_weight
 from test_trust import HOSTILE
 from torch import nn
 
