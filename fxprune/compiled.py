@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -136,7 +137,9 @@ def make_report(
         notes += (
             "the given weights look trained: they decided what stays, then were drawn anew (keep_weights keeps them)",
         )
-    if shrunk.signal is not None and shrunk.signal <= FAINT:
+    if shrunk.signal is not None and (shrunk.error is None or math.isnan(shrunk.error)):
+        notes += ("nothing was proved: on random numbers all outputs of the network are NaN or infinite",)
+    elif shrunk.signal is not None and shrunk.signal <= FAINT:
         notes += (f"the proof saw little: outputs move by {shrunk.signal:.0e} of their size with the input",)
     if not shrunk.widths:
         why = (

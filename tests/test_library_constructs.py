@@ -278,3 +278,47 @@ class PoolsPairs(PoolsTheHeight):
         y = self.pool(self.conv(x).relu().permute(0, 3, 1, 2)).squeeze(3)
         out: Tensor = self.head(y.repeat_interleave(2, 2))
         return out
+
+
+# -- networks that cannot be compiled as they are --------------------------------------------------------------------
+
+
+class Float(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(self.features(x))
+
+
+def quantised() -> nn.Module:
+    model = Float().train()
+    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")  # type: ignore[assignment]
+    prepared: nn.Module = torch.ao.quantization.prepare_qat(model)
+    return prepared
+
+
+def with_a_script() -> nn.Module:
+    model = Float()
+    model.conv1 = torch.jit.script(model.conv1)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            quantised,
+            "conv1 is a Conv2d: the network has been quantised, or prepared for it; compile the float",
+        ),
+        (with_a_script, "conv1 is a ScriptModule"),
+        (ReadsTheInput, r"submodule=, --submodule NAME"),
+    ],
+)
+def test_refusals_say_what_to_do(make: Callable[[], nn.Module], words: str) -> None:
+    with pytest.raises(CaptureError, match=words):
+        halved(make())
+
+
+def test_hooks_on_layers_are_named_as_the_reason() -> None:
+    model = Float()
+    model.conv2.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+    with pytest.raises(fxprune.errors.NothingPrunableError, match="forward hooks may do anything"):  # type: ignore[attr-defined]
+        halved(model)

@@ -18,6 +18,7 @@ from fxprune.capture.inputs import check_run
 from fxprune.capture.names import check_names
 from fxprune.capture.plain import plain_weights
 from fxprune.capture.trace import bind_arguments, trace_modes
+from fxprune.capture.unfit import check_layers
 from fxprune.channels.engine import WalkError
 from fxprune.compare import difference, random_inputs
 from fxprune.containers import know
@@ -57,6 +58,7 @@ def check_model(model: object, *, shapes_only: bool = False) -> nn.Module:
             f"expected an nn.Module, got {type(model).__name__}; a state dict needs its network around it"
         )
     check_names(model)
+    check_layers(model)
     for name, tensor in named_tensors(model).items():
         if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
             raise CaptureError(f"{name} is not initialised yet: run the network once, then compile it")
@@ -226,7 +228,8 @@ def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured. torch.fx: {described(first_error)}. "
-            f"torch.export: {described(error)}. Check the example inputs; control flow on values is not supported"
+            f"torch.export: {described(error)}. Check the example inputs; control flow on values is not supported, but "
+            "a part of the network that has none can be compiled by itself (submodule=, --submodule NAME)"
         ) from error
 
 

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
+import torch
 from torch import Tensor, nn
 
 from fxprune.errors import CaptureError, LoadError
@@ -75,6 +76,8 @@ def _names(path: str, owner: object) -> Iterator[tuple[str, object]]:
     state = vars(owner) if isinstance(owner, nn.Module) else {}
     if not all(isinstance(state.get(registry), dict) for registry in _REGISTRIES):
         where = path or "the network itself"
+        if isinstance(owner, torch.jit.ScriptModule):
+            raise CaptureError(f"{where} is a ScriptModule, which has no Python source to trace: put the module there")
         raise CaptureError(
             f"{where} is a {type(owner).__name__}, not a module that has been set up: "
             "its __init__ has to call super().__init__()"

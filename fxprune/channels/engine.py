@@ -21,7 +21,7 @@ from fxprune.channels.atoms import Atoms
 from fxprune.channels.calls import by_name, flops_of, plain_layout, with_places
 from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels
-from fxprune.channels.leaves import understood
+from fxprune.channels.leaves import understood, why_opaque
 from fxprune.channels.records import Call, CallKey, Claim, Contraction, Normalisation, Producer, Scale
 from fxprune.channels.rules import rule_for
 from fxprune.channels.rules.table import freeze_everything, tensors_in
@@ -274,7 +274,7 @@ class LabelWalker(fx.Interpreter):
         module = self._leaf(node)
         if understood(module):
             return ""
-        reason = f"inside {type(module).__name__}, whose own numbers fxprune does not know how to change"
+        reason = f"inside {type(module).__name__}, {why_opaque(module)}"
         for name, _ in module.named_parameters(prefix=str(node.target)):
             self.context.opaque.setdefault(name, self.context.site(reason))
         return reason

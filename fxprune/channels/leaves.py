@@ -20,6 +20,13 @@ def understood(module: nn.Module) -> bool:
     return not named_tensors(module)
 
 
+def why_opaque(module: nn.Module) -> str:
+    """Why a leaf is not understood, to follow its name."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "whose forward hooks may do anything (remove them and compile again)"
+    return "whose own numbers fxprune does not know how to change"
+
+
 def follow_shapes(module: nn.Module) -> None:
     """Set in_channels, num_features and the like from the shapes of the module's parameters. `groups` is not
     touched.
