@@ -131,7 +131,7 @@ class CbamNet(nn.Module):
         return self.fc(self.b(self.attention(self.a(x))).mean((2, 3)))
 
 
-@work(frozen=("convolution at eca",), share=0.3)
+@work(statistic="a convolution over channels")
 class EcaNet(nn.Module):
     """Wang et al. 2020: a 1-D convolution along the channels, whose neighbours must stay neighbours."""
 
