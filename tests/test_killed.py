@@ -23,7 +23,7 @@ WRITERS = """
 import itertools, os, sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-from test_folder import Done
+from quick_folders import Done
 from fxprune.emit.folder import write_folder
 for line in sys.stdin:
     reader, writer = os.pipe()
