@@ -14,7 +14,7 @@ from torch import nn
 from fxprune.capture.architectures import build_architecture
 from fxprune.capture.files import load_file
 from fxprune.capture.options import LoadOptions
-from fxprune.capture.scripts import run_script
+from fxprune.capture.scripts import run_script, searching
 from fxprune.errors import LoadError, OptionError, UntrustedError
 
 TRAIN = """
@@ -99,6 +99,17 @@ def test_class_of_the_users_own_script(folder: Path, capsys: pytest.CaptureFixtu
     assert sys.argv == arguments
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "training []\n")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_folder_that_is_searched_anyway_keeps_its_place(
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    before = list(sys.path)
+    with searching(tmp_path, first=first):
+        assert sys.path[0 if first else -1] == str(tmp_path) and len(sys.path) == len(before) + 1
+    assert sys.path == before
 
 
 def test_class_saved_under_the_name_of_the_script(folder: Path) -> None:

@@ -95,5 +95,6 @@ def searching(folder: Path, *, first: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # whatever ran inside may have put the path in order itself
-            sys.path.remove(place)
+        ours = [position for position, one in enumerate(sys.path) if one == place]
+        if ours:  # whatever ran inside may have put the path in order itself
+            del sys.path[ours[0 if first else -1]]
