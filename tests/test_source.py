@@ -11,43 +11,17 @@ import families
 import pytest
 import torch
 import torch.nn.functional as F
+from emitted_sources import check, compiled, family, network
 from models import NETWORKS, Net, conv
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-import fxprune
 from fxprune import Compiled
 from fxprune.emit.source import Source, write_source
 from fxprune.emit.source_check import check_source
-from fxprune.emit.source_proof import ProvedSource, prove_source
+from fxprune.emit.source_proof import prove_source
 from fxprune.emit.source_run import network_from
 from fxprune.emit.source_text import SourceError
-
-ROOT = Path(__file__).parents[1]
-
-
-def compiled(model: nn.Module, example: object, sparsity: float = 0.5) -> Compiled:
-    return fxprune.compile(model, example, sparsity=sparsity, proof=False)
-
-
-def network(name: str) -> Compiled:
-    case = NETWORKS[name]
-    return compiled(case.model(), case.example())
-
-
-def family(name: str) -> Compiled:
-    return compiled(families.build(name, dtype=torch.float32), families.pictures(name, dtype=torch.float32))
-
-
-def check(done: Compiled) -> ProvedSource:
-    """The source is exact, and looks as it should."""
-    proved = done.to_source()
-    assert proved.difference == 0.0 and proved.train_difference == 0.0
-    text = proved.source.text
-    assert max(map(len, text.splitlines())) <= 120
-    assert str(ROOT) not in text and not any(line != line.rstrip() for line in text.splitlines())
-    assert done.to_source().source.text == text
-    return proved
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "stochastic_depth"])
@@ -108,62 +82,6 @@ def test_text_and_weights_are_enough_where_only_torch_is_installed(tmp_path: Pat
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.split("\n")[:2] == ["<All keys matched successfully>", "False"]
-
-
-# ---- masks
-
-
-@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("name", ["residual", "transposed", "conv1d", "functional_conv", "tied_weights"])
-def test_masked_weights_stay_zero_in_training_and_the_state_stays_plain(name: str, optimiser: str) -> None:
-    done = network(name)
-    state = done.state_dict()
-    net = network_from(done.to_source().source.text, {key: one.clone() for key, one in state.items()}, "model.py")
-    assert net.state_dict().keys() == state.keys()
-    steps = {
-        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
-        "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01),
-        "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, amsgrad=True),
-    }[optimiser](net.parameters())
-    for _ in range(3):
-        steps.zero_grad()
-        net(*NETWORKS[name].example()).square().mean().backward()
-        steps.step()
-    trained = net.state_dict()
-    assert trained.keys() == state.keys()
-    assert done.recipe.masks, "a network without masks proves nothing"
-    for weight in done.recipe.masks:
-        mask = trained[f"{weight}_mask"]
-        assert not mask.all() and not trained[weight][~mask].any()
-        assert not torch.equal(trained[weight], state[weight])
-
-
-def test_masks_of_tied_weights_are_tied() -> None:
-    done = network("tied_weights")
-    assert {"b.weight", "c.weight"} <= done.recipe.masks.keys()
-    net = network_from(done.to_source().source.text, done.state_dict(), "model.py")
-    assert net.get_parameter("b.weight") is net.get_parameter("c.weight")
-
-
-class RootMatrix(nn.Module):
-    """A masked weight of the network itself, and different graphs for the two modes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.matrix, self.fc = conv(3, 6), nn.Parameter(torch.randn(6, 10)), nn.Linear(10, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x).mean((2, 3)) @ self.matrix
-        out: Tensor = self.fc(torch.dropout(x.relu(), 0.5, self.training))
-        return out + 1 if self.training else out
-
-
-def test_network_that_owns_a_masked_weight_changes_its_mode() -> None:
-    done = compiled(RootMatrix(), torch.randn(2, 3, 8, 8))
-    assert "matrix" in done.recipe.masks
-    for mode in (False, True, False):
-        assert done.module.train(mode)(torch.randn(2, 3, 8, 8)).shape == (2, 4)
-    assert check(done).notes == ()
 
 
 # ---- awkward networks
