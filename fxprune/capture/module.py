@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.autocast import autocast_noted, without_autocast
 from fxprune.capture.export import export_graph, exported_program, structure_copy
 from fxprune.capture.exported import ExportedNetwork, from_program
 from fxprune.capture.inputs import check_run
@@ -171,13 +172,14 @@ def _of_exported(network: ExportedNetwork, inputs: Inputs, trial: Trial) -> Prog
 def _by_fx(
     skeleton: nn.Module, tensors: dict[str, Tensor], inputs: Inputs, given: Mapping[str, Any], record_sources: bool
 ) -> Program:
-    evaluate, train_graph = trace_modes(skeleton, given, record_sources)
+    with autocast_noted() as notes:
+        evaluate, train_graph = trace_modes(skeleton, given, record_sources)
     module = Skeleton(skeleton, evaluate, class_name=type(skeleton).__name__)
     if train_graph is not None:
         adopt(module, skeleton, train_graph)
     real = real_tensors(module, tensors)
     module.eval()
-    return Program(module, real, inputs, train_graph)
+    return Program(module, real, inputs, train_graph, notes=tuple(notes))
 
 
 def _tried(program: Program, trial: Trial) -> Program:
@@ -206,7 +208,7 @@ def check_same(model: nn.Module, program: Program) -> None:
     graph: nn.Module = materialise(program.module, numbers)
     outputs = []
     for network in (own, graph.eval()):
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), without_autocast(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             outputs.append(network(*inputs.args, **inputs.kwargs))
     error = difference(pytree.tree_leaves(outputs[0]), pytree.tree_leaves(outputs[1]))
