@@ -7,6 +7,7 @@ therefore cannot touch a real weight by accident, and copying a program costs wh
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -173,7 +174,7 @@ def adopt(module: fx.GraphModule, skeleton: nn.Module, graph: fx.Graph) -> None:
     """Give a GraphModule the modules and tensors that another graph over the same skeleton needs."""
     other = Skeleton(skeleton, graph)
     for name, child in other.named_modules():
-        if name and not _has(module, name):
+        if name and (not _has(module, name) or _only_holds(module, name) and type(child) is not nn.Module):
             module.add_submodule(name, child)
     for name, tensor in named_tensors(other).items():
         if _has(module, name):
@@ -184,6 +185,11 @@ def adopt(module: fx.GraphModule, skeleton: nn.Module, graph: fx.Graph) -> None:
             holder.register_parameter(leaf, tensor)
         else:
             holder.register_buffer(leaf, tensor)
+
+
+def _only_holds(module: nn.Module, path: str) -> bool:
+    """Whether a graph has looked up tensors of a module without calling it: nothing but these is there."""
+    return type(operator.attrgetter(path)(module)) is nn.Module
 
 
 def _has(module: nn.Module, path: str) -> bool:

@@ -164,6 +164,20 @@ def test_a_length_that_is_said_beforehand_follows_the_cut() -> None:
     assert check_exact(SaysHowLong(), X).module.get_parameter("conv1.weight").shape[0] == 4
 
 
+class CallsInTrainingOnly(Small):
+    """What training calls, inference reads the weights of, as layers do that are folded into one for inference."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(x) if self.training else F.conv2d(x, self.conv1.weight, self.conv1.bias)
+        return self.scores(self.conv2(y.relu()).relu())
+
+
+def test_a_layer_that_one_mode_calls_and_the_other_reads() -> None:
+    done = check_exact(CallsInTrainingOnly(), X)
+    assert done.report.front_end == "fx" and done.module.train()(X.double()).shape == (2, 5)
+    assert done.module.get_parameter("conv1.weight").shape[0] == 4
+
+
 # -- dataclasses -----------------------------------------------------------------------------------------------------
 
 
