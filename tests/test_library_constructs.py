@@ -249,6 +249,44 @@ def test_arguments_in_dataclasses() -> None:
     assert done.module.eval()(Both(X)).shape == (2, 5)
 
 
+# -- modes of networks that torch.fx cannot follow -------------------------------------------------------------------
+
+
+class StandardisesByBatchNorm(Small):
+    """The statistics of a weight are those of a batch norm that has none of its own, in either mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv2.weight
+        flat = F.batch_norm(weight.reshape(1, len(weight), -1), None, None, training=True)
+        y = F.conv2d(self.conv1(x).relu(), flat.reshape_as(weight), self.conv2.bias)
+        return self.scores(y if x.shape[0] > 1 else y * 2)
+
+
+class DropsMaps(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.norm = nn.Dropout2d(0.5), nn.InstanceNorm2d(12, track_running_stats=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.drop(self.features(x)))
+        return self.scores(y if x.shape[0] > 1 else y * 2)
+
+
+def test_batch_norms_of_weights_are_no_batch_norms_of_pictures() -> None:
+    done = fxprune.compile(randomise(StandardisesByBatchNorm()), X, keep_rate=0.5, approximate="cut")
+    assert done.report.front_end == "export" and done.report.proof_error is not None
+    assert done.module.get_parameter("conv1.weight").shape[0] == 4
+
+
+def test_dropout_of_maps_and_running_statistics_come_back_in_training() -> None:
+    done = halved(randomise(DropsMaps()))
+    assert done.report.front_end == "export"
+    network, before = done.module.eval(), done.module.get_buffer("norm.running_mean").clone()
+    assert torch.equal(network(X), network(X))
+    assert not torch.equal(network.train()(X), network(X))
+    assert not torch.equal(network.get_buffer("norm.running_mean"), before)
+
+
 # -- pooling along channels ------------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
     if not dynamic:
         notes += ("the batch size is fixed at that of the example inputs",)
-    return _program(exported.module(check_guards=False), model, inputs, notes, dynamic)
+    return _program(exported.module(check_guards=False), model, inputs, notes, dynamic, live=True)
 
 
 def exported_program(network: ExportedNetwork, inputs: Inputs) -> Program:
@@ -56,7 +56,10 @@ def _at(inputs: Inputs) -> str:
     return f" at {first.shape[0]}" if first is not None and first.ndim else ""
 
 
-def _program(graph: nn.Module, model: nn.Module, inputs: Inputs, notes: tuple[str, ...], dynamic: bool) -> Program:
+def _program(
+    graph: nn.Module, model: nn.Module, inputs: Inputs, notes: tuple[str, ...], dynamic: bool, live: bool = False
+) -> Program:
+    """live: exported here, in eval mode: a flag that stands for training is one that the network's code has set."""
     module, tensors = skeleton_of(graph)
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)
@@ -69,7 +72,7 @@ def _program(graph: nn.Module, model: nn.Module, inputs: Inputs, notes: tuple[st
     train.output(train.graph_copy(module.graph, {}, False))
     train._codegen = module.graph._codegen
     differs = _set_training(train, True)
-    if _set_training(module.graph, False):
+    if not live and _set_training(module.graph, False):
         notes += ("it was exported in training mode; batch norms and dropout were switched over for inference",)
         module.recompile()
         differs = True
@@ -155,17 +158,30 @@ def _clean(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
+_FLAGS = {
+    _aten.batch_norm.default: 5,
+    _aten.instance_norm.default: 5,
+    **{getattr(_aten, name).default: 2 for name in ("dropout", "dropout_", "feature_dropout", "feature_dropout_")},
+    **{getattr(_aten, name).default: 2 for name in ("alpha_dropout", "alpha_dropout_", "feature_alpha_dropout")},
+}
+
+
 def _set_training(graph: fx.Graph, training: bool) -> bool:
-    """Switch the flags of batch norm and dropout. Returns whether any was the other way."""
+    """Switch the flags of norms and dropout. Returns whether any was the other way."""
     changed = False
     for node in list(graph.nodes):
-        position = {_aten.batch_norm.default: 5, _aten.dropout.default: 2, _aten.dropout_.default: 2}.get(node.target)
-        if position is not None and node.args[position] is not training:
+        position = _FLAGS.get(node.target)
+        if position is not None and node.args[position] is not training and not _without_statistics(node):
             node.args = (*node.args[:position], training, *node.args[position + 1 :])
             changed = True
         elif not training and _counts_batches(node):
             graph.erase_node(node)
     return changed
+
+
+def _without_statistics(node: fx.Node) -> bool:
+    """A norm that has none of its own computes them in both modes: of weights, say, to standardise them."""
+    return node.target in (_aten.batch_norm.default, _aten.instance_norm.default) and node.args[3] is None
 
 
 def _counts_batches(node: fx.Node) -> bool:
