@@ -171,6 +171,8 @@ def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, reco
     tracer = LeafTracer(skeleton, given, record_sources)
     with _attributes_kept(skeleton), nothing_drawn():
         graph = tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
+        made = {node.target: vars(skeleton).get(str(node.target)) for node in graph.find_nodes(op="get_attr")}
+    vars(skeleton).update((str(name), value) for name, value in made.items() if isinstance(value, Tensor))
     _drop_specialised(graph)
     graph.eliminate_dead_code(is_impure_node=_must_stay)
     return graph
