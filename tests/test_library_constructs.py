@@ -111,6 +111,22 @@ def test_any_number_of_arguments_and_any_batch_size() -> None:
     assert done.module.eval()(X[:1], X[1:]).shape == (1, 5)
 
 
+class WritesIntoItsList(Small):
+    """Pathways of a video network are replaced in the list that came in, one by one."""
+
+    def forward(self, paths: list[Tensor]) -> Tensor:
+        assert isinstance(paths, list)
+        for number in range(len(paths)):
+            paths[number] = self.features(paths[number])
+        return self.scores(paths[0] + paths[1])
+
+
+def test_what_a_network_does_to_its_arguments_is_not_seen_by_the_next_run() -> None:
+    given = [X, X.clone()]
+    assert halved(WritesIntoItsList(), (given,)).module.eval()([X, X]).shape == (2, 5)
+    assert given[0] is X
+
+
 class TriesAnotherCall(Small):
     """Layers are called with an argument that only some of them take."""
 
@@ -270,6 +286,18 @@ class DropsMaps(Small):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.drop(self.features(x)))
         return self.scores(y if x.shape[0] > 1 else y * 2)
+
+
+class ThrowsItsOwnNoise(Small):
+    """Noise and a window are made in forward, on the device of the moment: none while shapes are worked out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x) + torch.randn((1, 12, 1, 1), generator=None) * torch.hann_window(4)[2]
+        return self.scores(y if x.shape[0] > 1 else y * 2)
+
+
+def test_tensors_that_forward_makes_from_nothing() -> None:
+    assert halved(ThrowsItsOwnNoise()).report.front_end == "export"
 
 
 def test_batch_norms_of_weights_are_no_batch_norms_of_pictures() -> None:

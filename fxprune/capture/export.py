@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -118,26 +119,15 @@ def _export(skeleton: nn.Module, inputs: Inputs) -> tuple[Any, bool]:
         return torch.export.export(skeleton, args, kwargs, strict=False), False
 
 
-_WINDOWS = ("bartlett", "blackman", "hamming", "hann")
-_FACTORIES = {
-    **{getattr(_aten, f"{name}_window").default: getattr(torch, f"{name}_window") for name in _WINDOWS},
-    _aten.zeros.default: torch.zeros,
-    _aten.ones.default: torch.ones,
-    _aten.full.default: torch.full,
-    _aten.empty.memory_format: torch.empty,
-    _aten.arange.default: torch.arange,
-    _aten.arange.start: torch.arange,
-    _aten.arange.start_step: torch.arange,
-    _aten.linspace.default: torch.linspace,
-    _aten.eye.default: torch.eye,
-    _aten.eye.m: torch.eye,
-    _aten.scalar_tensor.default: torch.scalar_tensor,
-    _aten.randint.default: torch.randint,
-    _aten.randint.low: torch.randint,
-    _aten.randperm.default: torch.randperm,
-    _aten.rand.default: torch.rand,
-    _aten.randn.default: torch.randn,
-}
+def _factory(target: Any) -> Callable[..., Any] | None:
+    """torch's own function for an operator that makes a tensor from nothing: it follows the device of the moment."""
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return None
+    arguments = target._schema.arguments
+    if any("Tensor" in str(one.type) for one in arguments) or all(one.name != "device" for one in arguments):
+        return None
+    found: Callable[..., Any] | None = getattr(torch, target._opname, None)
+    return found
 
 
 def _clean(graph: fx.Graph) -> None:
@@ -147,8 +137,8 @@ def _clean(graph: fx.Graph) -> None:
             continue
         if not node.users and any(word in str(node.target) for word in ("assert", "sym_constrain_range")):
             graph.erase_node(node)
-        elif node.target in _FACTORIES:
-            node.target = _FACTORIES[node.target]
+        elif made := _factory(node.target):
+            node.target = made
             node.kwargs = {name: value for name, value in node.kwargs.items() if name == "dtype"}
         elif node.target is _aten.to.device:
             node.target = _aten.to.dtype
