@@ -63,35 +63,53 @@ def test_a_right_network(small: None) -> None:
 
 
 @pytest.fixture
-def wrong_halves(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Seeds for which the compiled network has one weight that it should not have."""
-    right, seeds = fxprune.compile, {3, 4, 5}
+def wrong(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The next compiled networks have one weight that they should not have, where the list says so."""
+    right, wrong = fxprune.compile, [True] * 9
 
-    def wrong(*args: Any, **options: Any) -> fxprune.Compiled:
+    def compiled(*args: Any, **options: Any) -> fxprune.Compiled:
         done = right(*args, **options)
         with torch.no_grad():
-            done.module.get_parameter("b.weight")[0, 0] += 0.01 * (options.get("seed") in seeds)
+            done.module.get_parameter("b.weight")[0, 0] += 0.01 * (wrong.pop(0) if wrong else 0)
         return done
 
-    monkeypatch.setattr(fxprune, "compile", wrong)
-    return seeds
+    monkeypatch.setattr(fxprune, "compile", compiled)
+    return wrong
 
 
-def test_a_wrong_cut_is_called_wrong(small: None, wrong_halves: set[int]) -> None:
+def test_a_wrong_cut_is_called_wrong(small: None, wrong: list[bool]) -> None:
     found = record()
     assert found["status"] == "wrong" and "exact: differs from the oracle" in found["faults"]
-    assert found["exact"]["half"] == 3  # no other one is tried where rounding is no excuse
+    assert "statistics" not in found["exact"]  # rounding is no excuse
 
 
-def test_a_half_that_magnifies_rounding_is_drawn_again(
-    small: None, wrong_halves: set[int], monkeypatch: pytest.MonkeyPatch
+def test_rounding_is_measured() -> None:
+    class Subtracts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - 3
+
+    x = torch.tensor([[3.0 + 2**-20, 3.0 - 2**-20]], dtype=torch.float64)
+    assert 1e-16 < coverage_exactness.rounding(nn.Identity(), x) < 1e-15
+    assert 2e-10 < coverage_exactness.rounding(Subtracts(), x) < 2e-9
+
+
+def test_a_network_that_magnifies_rounding_is_calibrated(
+    small: None, wrong: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coverage_exactness, "rounding", lambda *_: 1e-6)
-    assert record()["status"] == "wrong"  # all three of them
-    wrong_halves.remove(4)
+    assert record()["status"] == "wrong"  # calibrated, too
+    wrong[:] = [True]
     found = record()
-    assert found["status"] == "ok" and found["exact"]["half"] == 4
-    assert " half 4 |" in page([Network("timm:small", "small", 1000, True)], {"timm:small": found})
+    assert found["status"] == "ok" and found["exact"]["rounding_before"] == 1e-6
+    assert " calibrated |" in page([Network("timm:small", "small", 1000, True)], {"timm:small": found})
+
+
+def test_calibrated_statistics_are_those_of_the_inputs() -> None:
+    norm = nn.BatchNorm2d(3).double()
+    x = 5 + 2 * torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = coverage_exactness.calibrated(norm, x)
+    assert not found.training and torch.equal(norm.running_mean, torch.zeros(3))
+    assert torch.allclose(found.running_mean, torch.cat([x, 1.5 * x, x]).mean((0, 2, 3)))
 
 
 def test_whatever_a_network_raises_is_noted(small: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,9 @@ and random statistics, and is compiled twice.
   zero. `kept` means that normalisations over channels see the kept ones only, as the report says (`approximate`);
   `computed weights` that columns are dropped when a layer is called, because its weight is made from its parameters;
   `queries` that queries and keys are silent too, because they meet outside of layers; `proof` that only the engine's
-  own reference can show a statistic outside of layers the kept channels. A half that magnifies the last bit of the
-  picture beyond 1e-9 can show nothing, and another one is drawn (`half 4`, `half 5` after the first, 3).
+  own reference can show a statistic outside of layers the kept channels. A cut network that magnifies the last bit
+  of its picture beyond 1e-9 can show nothing; it is judged with batch norms that hold the statistics of their inputs
+  (`calibrated`).
 * **training**: compiled at several sparsities with the proof on, each time one forward pass and one training step
   with finite gradients.
 * **share**: parameters of convolutions whose output channels lie in prunable groups, of all parameters of
@@ -147,8 +148,8 @@ def _cells(network: Network, record: Record) -> list[str]:
     shown = f"{outcome['error']:.0e} {_short(outcome['by'])}".strip() if outcome else "-"
     if outcome and outcome["by"] == "proof":
         shown = f"{outcome['proof']:.0e} proof"
-    if outcome and outcome.get("half", 3) != 3:
-        shown += f" half {outcome['half']}"
+    if outcome and "statistics" in outcome:
+        shown += f" {outcome['statistics']}"
     times = record.get("analysis")
     speed = f"{times['capture'] + times['analyse']:.2f} / {times['forward']:.2f}" if times else "-"
     groups = str(record["groups"]) + (f" ({len(record['refused'])} refused)" if record["refused"] else "")
