@@ -34,6 +34,6 @@ def check_result(result: Any) -> None:
     for leaf in pytree.tree_leaves(result):
         if not isinstance(leaf, _PLAIN):
             raise TypeError(
-                f"the network returns a {type(leaf).__qualname__}: results are tensors, tuples, lists, dicts or "
+                f"the network returns {type(leaf).__qualname__}: results are tensors, tuples, lists, dicts or "
                 "dataclasses"
             )

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from fxprune.capture.exported import ExportedNetwork
-from fxprune.containers import know
+from fxprune.containers import check_result, know
 from fxprune.errors import CaptureError, OptionError, described
 from fxprune.example import LARGEST
 from fxprune.program import Inputs, skeleton_of
@@ -128,7 +128,7 @@ def check_run(model: nn.Module, inputs: Inputs) -> None:
     real = inputs.with_storage()
     try:
         with torch.no_grad(), quiet():
-            know(model.eval()(*real.args, **real.kwargs))
+            result = model.eval()(*real.args, **real.kwargs)
     except Exception as error:
         shapes = [
             _text(tuple(one.shape)) for one in tree_leaves((real.args, dict(real.kwargs))) if isinstance(one, Tensor)
@@ -139,6 +139,11 @@ def check_run(model: nn.Module, inputs: Inputs) -> None:
             f"{type(model).__name__} does not run on the example input {', '.join(shapes) or '(none)'}: "
             f"{described(error)}{hint}. Give inputs that it takes (--input)"
         ) from error
+    know(result)
+    try:
+        check_result(result)
+    except TypeError as error:
+        raise CaptureError(f"{type(model).__name__} cannot be compiled: {error}") from error
 
 
 def run_on_meta(model: nn.Module, inputs: Inputs) -> Any:
