@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -402,3 +403,9 @@ def test_hooks_on_layers_are_named_as_the_reason() -> None:
     model.conv2.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
     with pytest.raises(fxprune.errors.NothingPrunableError, match="forward hooks may do anything"):  # type: ignore[attr-defined]
         halved(model)
+
+
+def test_numbers_of_numpy_can_be_written_as_source() -> None:
+    model = Float()
+    model.conv2 = nn.Conv2d(8, 12, tuple(np.array([3, 3])), padding=tuple(np.array([1, 1])))
+    assert "np." not in str(halved(model).to_source().source)

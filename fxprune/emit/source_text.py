@@ -8,6 +8,7 @@ import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -23,6 +24,9 @@ class SourceError(ExportError):
     """The network cannot be written as source that stands alone; the message says what stands in the way."""
 
 
+_OF_NUMPY = (np.int32, np.int64, np.float32, np.float64, np.bool_)
+
+
 def literal(value: Any, text_of: Callable[[fx.Node], str] | None = None) -> str:
     """Source that evaluates to `value`; nodes of a graph in it become what `text_of` says. Raises SourceError.
 
@@ -35,6 +39,8 @@ def literal(value: Any, text_of: Callable[[fx.Node], str] | None = None) -> str:
         return f'"{text[1:-1]}"' if type(value) is str and not set("'\"") & set(text[1:-1]) else text
     if type(value) is float:
         return repr(value) if math.isfinite(value) else f'float("{value}")'
+    if type(value) in _OF_NUMPY:  # widths that a script has worked out with it
+        return literal(value.item())
     if value is Ellipsis:
         return "..."
     if isinstance(value, _NAMED):
