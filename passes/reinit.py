@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from fxprune.channels.leaves import understood
 from fxprune.drawing import default_bias, fan_in, generator, kaiming_normal
 from fxprune.facts import Ranking, Repairs, Shrunk, WeightMasks
 from fxprune.program import Program, first_names
+from fxprune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Reinit:
         repairs = replace(program.fact(Repairs), lifted=tuple(lifted))
         first = first_names(program)
         tied = {name: fresh[known] for name, known in first.items() if known in fresh}
-        return program.with_tensors({**fresh, **tied}).with_facts(repairs)
+        drawn = program.with_tensors({**fresh, **tied}).with_facts(repairs)
+        return replace(drawn, notes=(*program.notes, *_drawn_for_good(drawn, fresh)))
 
     def _weights(self, program: Program) -> dict[str, Tensor]:
         """Fresh weights, and biases of the modules that own them, by first name."""
@@ -55,6 +58,17 @@ class Reinit:
                 shape = program.tensors[bias].shape
                 fresh[bias] = default_bias(shape, fan_in(tensor.shape), source, tensor.dtype)
         return fresh
+
+
+def _drawn_for_good(program: Program, fresh: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note on layers that training leaves alone, as those of a frozen backbone, and that are random now."""
+    names = [name for name, one in program.module.named_parameters() if name in fresh and not one.requires_grad]
+    if not names:
+        return ()
+    return (
+        f"{counted(len(names), 'parameter')} without requires_grad drawn anew, and training will leave them so: "
+        f"{', '.join(names[:5])} (keep_weights keeps them, requires_grad_() trains them)",
+    )
 
 
 def weights_of(program: Program) -> list[str]:

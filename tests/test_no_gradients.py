@@ -97,3 +97,14 @@ def test_the_written_source_keeps_it() -> None:
     assert not done.report.refused and done.report.after.parameters < done.report.before.parameters
     assert done.to_source().source.text.count(".detach()") == 1
     assert not {name for name in gradients(done.module) if name.startswith("backbone.")}
+
+
+def test_frozen_layers_that_are_drawn_anew_are_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.Flatten(), nn.Linear(8 * 16, 4))
+    model[0].requires_grad_(False)
+    x = torch.zeros(2, 3, 6, 6)
+    notes = fxprune.compile(model, x, 0.8).report.notes
+    assert any(note.startswith("2 parameters without requires_grad drawn anew") for note in notes), notes
+    assert any("0.weight, 0.bias (" in note for note in notes)
+    kept = fxprune.compile(model, x, keep_rate=0.5, select="first", keep_weights=True)
+    assert not any("requires_grad" in note for note in kept.report.notes)

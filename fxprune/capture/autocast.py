@@ -18,7 +18,7 @@ NOTE = (
 def autocast_noted() -> Iterator[list[str]]:
     """Collect NOTE when the code inside enters torch.autocast, on whatever device and also to switch it off."""
     notes: list[str] = []
-    enter = torch.autocast.__enter__
+    enter: Callable[..., Any] = torch.autocast.__enter__
 
     def noted(block: torch.autocast) -> Any:
         notes[:] = [NOTE]
