@@ -153,8 +153,7 @@ class Reference(Watcher):
         self.met: set[CallKey] = set()
 
     def _loses(self, one: Normalisation) -> bool:
-        first = one.inputs[0]
-        return first is not None and self.cut.shape(first) != first.shape
+        return self.cut.shape(one.tensor) != one.tensor.shape
 
     def missed(self) -> str:
         """The first call of the analysis that has not come by."""
@@ -182,19 +181,22 @@ class Reference(Watcher):
 
     def _normalised(self, func: Any, args: Any, kwargs: Any, dense: Any, one: Normalisation) -> Any:
         """Compute the statistic on surviving entries and put the result in their places."""
-        remaining = iter(one.inputs)
-        few = [self._gather(value, next(remaining)) if isinstance(value, Tensor) else value for value in args]
+        places = [index for index, value in enumerate(args) if isinstance(value, Tensor)]
+        few = list(args)
+        few[places[0]] = self._gather(args[places[0]], one.tensor, 0)
+        if one.first is not None:
+            for index in places[1:]:
+                few[index] = self._gather(args[index], one.tensor, one.first)
         result = func(*_resized(func, few), **kwargs)
         if isinstance(dense, Tensor):
             return self._scatter(dense, result, one.outputs[0])
         pairs = zip(dense, result, (*one.outputs, *[None] * (len(dense) - len(one.outputs))), strict=True)
         return tuple(self._scatter(old, new, labels) for old, new, labels in pairs)
 
-    def _gather(self, tensor: Tensor, labels: Labels | None) -> Tensor:
-        if labels is None:
-            return tensor
-        for dim in range(labels.ndim):
-            tensor = tensor.index_select(dim, self.cut.kept_along(labels, dim).nonzero().reshape(-1))
+    def _gather(self, tensor: Tensor, labels: Labels, first: int) -> Tensor:
+        """What survives of a tensor whose dimension 0 lies along dimension `first` of the labelled one."""
+        for dim in range(tensor.ndim):
+            tensor = tensor.index_select(dim, self.cut.kept_along(labels, first + dim).nonzero().reshape(-1))
         return tensor
 
     def _scatter(self, dense: Tensor, few: Tensor, labels: Labels | None) -> Tensor:

@@ -35,11 +35,17 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """The call computes a statistic over channels. Labels of its tensor arguments, and of its outputs, in order."""
+    """The call computes a statistic over channels of its first tensor.
+
+    outputs  labels of its outputs, in order; None for one that keeps its size
+    first    dimension of that tensor that dimension 0 of each further tensor lies along; None where these stay whole.
+             Their own labels are not asked: the proof must not trust them
+    """
 
     key: CallKey
-    inputs: tuple[Labels | None, ...]
+    tensor: Labels
     outputs: tuple[Labels | None, ...]
+    first: int | None = None
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,7 @@ def _slid_over(ctx: Context, call: Call, labels: Labels) -> list[Tensor]:
     layers = [layer for layer in layers if ctx.inexact(layer, "a convolution over channels")]
     if layers:
         assert ctx.key is not None
-        ctx.normalisations.append(
-            Normalisation(ctx.key, (labels, None, None), (Labels(tuple(call.result.shape), tuple(layers)),))
-        )
+        ctx.normalisations.append(Normalisation(ctx.key, labels, (Labels(tuple(call.result.shape), tuple(layers)),)))
     return layers
 
 

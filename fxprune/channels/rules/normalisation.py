@@ -7,7 +7,7 @@ from torch import Tensor
 from fxprune.channels.context import Context
 from fxprune.channels.layers import Labels, along, pad_left, varying
 from fxprune.channels.records import Call, Normalisation
-from fxprune.channels.rules.table import rule, tensors_in
+from fxprune.channels.rules.table import rule
 
 
 def _with_vectors(ctx: Context, labels: Labels, dim: int, vectors: list[Tensor | None]) -> Labels:
@@ -104,13 +104,5 @@ def _averaged(
     inexact = [ctx.inexact(layer, reason) for layer in layers]
     if any(inexact):
         assert ctx.key is not None
-        others = [_as_seen(before, tensor, first) for tensor in tensors_in(call.arguments.values())[1:]]
-        ctx.normalisations.append(Normalisation(ctx.key, (before, *others), (after,)))
+        ctx.normalisations.append(Normalisation(ctx.key, before, (after,), first))
     return after
-
-
-def _as_seen(x: Labels, vector: Tensor, first: int) -> Labels:
-    """Labels of an affine parameter by its place in the normalised tensor: the proof must not trust its own ones."""
-    stop = first + vector.ndim
-    layers = [layer for layer in x.layers if varying(layer) <= set(range(first, stop))]
-    return Labels(tuple(vector.shape), tuple(layer.reshape(layer.shape[first:stop]) for layer in layers))

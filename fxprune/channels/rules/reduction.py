@@ -78,7 +78,7 @@ def _statistic(ctx: Context, call: Call, reason: str) -> None:
     if flagged:
         assert ctx.key is not None
         after = tuple(ctx.of(result) for result in call.results())
-        ctx.normalisations.append(Normalisation(ctx.key, (before,), after))
+        ctx.normalisations.append(Normalisation(ctx.key, before, after))
 
 
 @rule("argmax", "argmin", "prod", "logsumexp", "any", "all", "aminmax", "median", "mode")
