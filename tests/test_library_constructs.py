@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from families import randomise
-from family_oracle import oracle, relative
+from small_network import ReadsTheInput, Small, X, check_exact, halved
 from torch import Tensor, nn
 
 import fxprune
 from fxprune.errors import CaptureError
-
-X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def halved(model: nn.Module, example: Any = X) -> fxprune.Compiled:
-    """Half of the channels at random, weights kept."""
-    return fxprune.compile(model, example, keep_rate=0.5, select="random", keep_weights=True)
-
-
-def check_exact(model: nn.Module, *inputs: Tensor) -> fxprune.Compiled:
-    """Halved in float64, it computes what its own module does without the consumers' columns."""
-    dense = randomise(model).double().eval()
-    numbers = tuple(one.double() for one in inputs)
-    done = halved(dense, numbers)
-    with torch.no_grad():
-        assert relative(oracle(dense, done.recipe)(*numbers), done.module.eval()(*numbers)) < 1e-9
-    return done
-
-
-class Small(nn.Module):
-    """Two convolutions and a classifier, with room for something between them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3), nn.Linear(12, 5)
-
-    def features(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv2(self.conv1(x).relu()).relu()
-        return y
-
-    def scores(self, y: Tensor) -> Tensor:
-        out: Tensor = self.head(y.mean((2, 3)))
-        return out
-
 
 # -- numbers that are read out of tensors ----------------------------------------------------------------------------
 
@@ -76,11 +38,6 @@ class ReadsAParameter(Small):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scores(self.features(x) * float(self.gain))
-
-
-class ReadsTheInput(Small):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scores(self.features(x) * x.max().item())
 
 
 def test_numbers_of_buffers_and_constants_are_known() -> None:
@@ -195,77 +152,6 @@ def test_a_layer_that_one_mode_calls_and_the_other_reads() -> None:
     assert done.module.get_parameter("conv1.weight").shape[0] == 4
 
 
-# -- dataclasses -----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Both:
-    scores: Tensor
-    maps: Tensor | None = None
-    name: str = "both"
-
-
-@dataclass
-class Named(OrderedDict[str, Any]):
-    """A dict with attributes, as other libraries have them."""
-
-    scores: Any
-    maps: Any = None
-
-    def __post_init__(self) -> None:
-        self.update((name, value) for name, value in vars(self).items() if value is not None)
-
-
-class Unknown:
-    def __init__(self, scores: Tensor) -> None:
-        self.scores = scores
-
-
-class Returns(Small):
-    def __init__(self, kind: Callable[..., Any]) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.features(x)
-        return self.kind(self.scores(y))
-
-
-class BranchesOnTheBatch(Returns):
-    """torch.fx cannot follow this."""
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.features(x)
-        return self.kind(self.scores(y if x.shape[0] > 1 else y * 2))
-
-
-@pytest.mark.parametrize("make", [Returns, BranchesOnTheBatch])
-@pytest.mark.parametrize("kind", [Both, Named])
-def test_results_in_dataclasses_keep_their_widths(make: Callable[..., nn.Module], kind: type) -> None:
-    """No tensor in them is overlooked, and callers get what they got before."""
-    model = make(kind)
-    done = halved(model)
-    found = done.module.eval()(X)
-    assert type(found) is kind and found.scores.shape == (2, 5)
-    assert done.report.proof_error is not None and done.report.after.parameters < done.report.before.parameters
-    assert "namedtuple" in str(done.to_source().source)
-
-
-def test_results_that_nobody_can_look_into_are_refused() -> None:
-    with pytest.raises(CaptureError, match="the network returns Unknown: results are tensors, tuples, lists, dicts or"):
-        halved(Returns(Unknown))
-
-
-class TakesADataclass(Small):
-    def forward(self, given: Both) -> Tensor:
-        return self.scores(self.features(given.scores))
-
-
-def test_arguments_in_dataclasses() -> None:
-    done = halved(TakesADataclass(), Both(X))
-    assert done.module.eval()(Both(X)).shape == (2, 5)
-
-
 # -- modes of networks that torch.fx cannot follow -------------------------------------------------------------------
 
 
@@ -359,53 +245,3 @@ class PoolsPairs(PoolsTheHeight):
         y = self.pool(self.conv(x).relu().permute(0, 3, 1, 2)).squeeze(3)
         out: Tensor = self.head(y.repeat_interleave(2, 2))
         return out
-
-
-# -- networks that cannot be compiled as they are --------------------------------------------------------------------
-
-
-class Float(Small):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scores(self.features(x))
-
-
-def quantised() -> nn.Module:
-    model = Float().train()
-    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")  # type: ignore[assignment]
-    prepared: nn.Module = torch.ao.quantization.prepare_qat(model)
-    return prepared
-
-
-def with_a_script() -> nn.Module:
-    model = Float()
-    model.conv1 = torch.jit.script(model.conv1)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (
-            quantised,
-            "conv1 is a Conv2d: the network has been quantised, or prepared for it; compile the float",
-        ),
-        (with_a_script, "conv1 is a ScriptModule"),
-        (ReadsTheInput, r"submodule=, --submodule NAME"),
-    ],
-)
-def test_refusals_say_what_to_do(make: Callable[[], nn.Module], words: str) -> None:
-    with pytest.raises(CaptureError, match=words):
-        halved(make())
-
-
-def test_hooks_on_layers_are_named_as_the_reason() -> None:
-    model = Float()
-    model.conv2.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
-    with pytest.raises(fxprune.errors.NothingPrunableError, match="forward hooks may do anything"):  # type: ignore[attr-defined]
-        halved(model)
-
-
-def test_numbers_of_numpy_can_be_written_as_source() -> None:
-    model = Float()
-    model.conv2 = nn.Conv2d(8, 12, tuple(np.array([3, 3])), padding=tuple(np.array([1, 1])))
-    assert "np." not in str(halved(model).to_source().source)

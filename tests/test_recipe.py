@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from cut_networks import compiled, noisy
 from torch import Tensor, nn
 
 import fxprune
-from fxprune import Compiled, Recipe, zoo
+from fxprune import Recipe, zoo
 from fxprune.capture.zoo_imports import import_torchvision
 from fxprune.errors import LoadError, RewriteError
 
@@ -55,21 +56,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "grouped": (Grouped, 8),
     "tied": (Tied, 8),
 }
-
-
-def noisy(model: nn.Module) -> nn.Module:
-    """Statistics that are not at their initial values, in float64."""
-    model.double()
-    draw = torch.Generator().manual_seed(2)
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=draw, dtype=torch.float64))
-    return model
-
-
-def compiled(model: nn.Module, size: int, **options: object) -> Compiled:
-    asked = {"keep_rate": 0.5, "select": "random", "keep_weights": True, "proof": False} | options
-    return fxprune.compile(model, torch.empty(2, 3, size, size, dtype=next(model.parameters()).dtype), **asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -163,78 +149,6 @@ def test_recipe_of_masks_cuts_and_does_not_mask() -> None:
 
 
 # ---- misfits
-
-
-class Counts(nn.Module):
-    """Its code makes a number of a width. Traced, the number of the dense network stands in the graph."""
-
-    def __init__(self, number: Callable[[Any], float]) -> None:
-        super().__init__()
-        self.number = number
-        self.first, self.second, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.second(self.first(x).relu() * self.number(self))
-        out: Tensor = self.out(x[:, :, :4] if self.second.in_channels > 100 else x)
-        return out
-
-
-class Branches(Counts):
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.second(self.first(x))
-        out: Tensor = self.out(x.relu() if self.first.out_channels > 4 else x)
-        return out
-
-
-class Insists(Counts):
-    def forward(self, x: Tensor) -> Tensor:
-        if self.first.out_channels != 8:
-            raise ValueError("eight channels, please")
-        out: Tensor = self.out(self.second(self.first(x)))
-        return out
-
-
-class AsksForTheBatch(Counts):
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = super().forward(x) * (2 if x.shape[0] > 1 else 3)
-        return out
-
-
-@pytest.mark.parametrize(
-    ("kind", "number", "fault"),
-    [
-        (Counts, lambda net: net.second.in_channels**-0.5, "computes with another number at mul"),
-        (Counts, lambda net: net.first.weight.shape[0], "computes with another number at mul"),
-        (Counts, lambda net: net.first.weight.numel() / 24, "computes with another number at mul"),
-        (Branches, None, "computes with another number at relu"),
-        (Insists, None, "does not run .*eight channels, please"),
-    ],
-    ids=range(5),
-)
-def test_refuses_a_network_whose_code_makes_a_number_of_a_width(kind: Any, number: Any, fault: str) -> None:
-    """The compiled network keeps the number, so that the user's class would compute something else."""
-    model = noisy(kind(number))
-    done = compiled(model, 8)
-    assert not done.recipe.patched and done.report.front_end == "fx"
-    with pytest.raises(RewriteError, match=f"the source of {kind.__name__} {fault}.*use the compiled module"):
-        done.recipe.apply(model)
-
-
-def test_a_network_whose_code_makes_the_same_number_is_cut() -> None:
-    model = noisy(Counts(lambda net: net.first.in_channels))
-    done = compiled(model, 8)
-    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
-    assert torch.equal(done.recipe.apply(model).eval()(x), done.module.eval()(x))
-
-
-def test_what_cannot_be_compared_is_cut_all_the_same() -> None:
-    """A recipe that does not tell the inputs, and a network that torch.fx cannot follow."""
-    model = noisy(Counts(lambda net: 2.0))
-    small = compiled(model, 8).recipe.model_copy(update={"inputs": None}).apply(model)
-    assert small.first.out_channels == 4
-    asks = noisy(AsksForTheBatch(lambda net: 2.0))
-    done = compiled(asks, 8)
-    assert done.report.front_end == "export" and done.recipe.apply(asks).first.out_channels == 4
 
 
 def test_refuses_a_network_without_the_parameter() -> None:
