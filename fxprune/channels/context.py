@@ -171,6 +171,11 @@ class Context:
         self.atoms.flag_approximate(layer, self.site(reason))
         return True
 
+    def keep_at_least(self, layer: Tensor, count: int) -> None:
+        """Say that less than `count` of these entries is of no use, as the variance of a single number is."""
+        if count > 1:
+            self.atoms.pieces.extend(layer.reshape(-1)[start::count] for start in range(count))
+
     def claim(self, kind: str, layer: Tensor, detail: Any = None) -> None:
         self.claims.append(Claim(kind, self.mode, self.node, layer, detail))
 

@@ -52,6 +52,7 @@ def batch_norm(ctx: Context, call: Call) -> None:
     others = [layer for layer in labels.layers if varying(layer) - {1}]
     if batch_statistics and others:
         labels = _averaged(ctx, call, before, labels, others, 1, "batch statistics over channels")
+        _keep_two(ctx, labels, others, set(range(labels.ndim)) - {1})
     _finish(ctx, call, labels)
 
 
@@ -69,6 +70,7 @@ def layer_norm(ctx: Context, call: Call) -> None:
     inside = [layer for layer in labels.layers if max(varying(layer)) >= first]
     if inside:
         labels = _averaged(ctx, call, before, labels, inside, first, "layer normalisation over channels")
+        _keep_two(ctx, labels, inside, set(range(first, labels.ndim)))
     _finish(ctx, call, labels)
 
 
@@ -106,3 +108,10 @@ def _averaged(
         assert ctx.key is not None
         ctx.normalisations.append(Normalisation(ctx.key, before, (after,), first))
     return after
+
+
+def _keep_two(ctx: Context, labels: Labels, layers: list[Tensor], dims: set[int]) -> None:
+    """A number that is normalised by itself is zero, whatever comes in. `dims` are those that are normalised over."""
+    for layer in layers:
+        alone = all(labels.shape[dim] == 1 for dim in dims - varying(layer))
+        ctx.keep_at_least(layer, 2 if alone else 1)

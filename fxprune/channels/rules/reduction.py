@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -53,8 +54,23 @@ def summed(ctx: Context, call: Call) -> None:
 
 @rule("mean", "var", "std", "var_mean", "std_mean")
 def averaged(ctx: Context, call: Call) -> None:
-    """An average over channels changes when some of them leave."""
+    """An average over channels changes when some of them leave. A variance divides by their number less `correction`,
+    and needs more than that.
+    """
     _statistic(ctx, call, "a mean over channels")
+    tensor, dims = call.tensor("self"), _dims(call, call.tensor("self").ndim)
+    for layer in ctx.of(tensor).layers:
+        if varying(layer) <= set(dims):
+            others = math.prod(tensor.shape[dim] for dim in dims if dim not in varying(layer))
+            ctx.keep_at_least(layer, (_correction(call) + others) // others)
+
+
+def _correction(call: Call) -> int:
+    """What is subtracted from the count: 1 unless the call says otherwise, and nothing for a mean."""
+    if "correction" in call.arguments:
+        given = call.arguments["correction"]
+        return 1 if given is None else int(given)
+    return int(call.arguments.get("unbiased", False))
 
 
 @rule("amax", "amin", "max", "min")
