@@ -78,11 +78,11 @@ def test_down_to_one_channel(name: str) -> None:
     assert difference(reference(name, case, done.recipe, training=False), found) <= EXACT
 
 
-# Conv groups and parts of a normalisation keep one channel each.
+# Conv groups and parts of a normalisation keep one channel each, a normalisation over channels two.
 WIDER = {
     "grouped": 2, "transposed_grouped": 2, "group_norm_part": 2, "grouped_becomes_depthwise": 3, "grouped_residual": 3,
     "grouped_and_shuffled": 2, "grouped_over_concat": 2, "grouped_shuffled_grouped": 3, "view_filled": 2,
-    "split_by_name": 3,
+    "split_by_name": 3, "layer_norm": 2,
 }  # fmt: skip
 
 
