@@ -60,3 +60,16 @@ def test_least_channels(name: str) -> None:
     error, signal = done.report.proof_error, done.report.proof_signal
     assert error is not None and error <= 1e-9 and signal is not None and signal > 1e-3
     assert bool(done.module.eval()(x).isfinite().all())
+
+
+def test_channels_that_are_all_needed_say_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), Deviating(), nn.Conv2d(2, 8, 1), nn.Conv2d(8, 4, 1))
+    done = fxprune.compile(model, torch.randn(2, 3, 8, 8), keep_rate=0.5, select="first", approximate="cut")
+    (reason,) = [group.frozen for group in done.report.groups if "0.weight[0]" in group.members]
+    assert reason is not None and reason.startswith("a statistic over channels needs 2 of them")
+    assert done.module.get_parameter("2.weight").shape == (4, 2, 1, 1)
+
+
+class Deviating(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (x.std(1, keepdim=True) + 1)

@@ -173,8 +173,10 @@ class Context:
 
     def keep_at_least(self, layer: Tensor, count: int) -> None:
         """Say that less than `count` of these entries is of no use, as the variance of a single number is."""
-        if count > 1:
+        if 1 < count < layer.numel():
             self.atoms.pieces.extend(layer.reshape(-1)[start::count] for start in range(count))
+        elif count > 1:
+            self.freeze(layer, f"a statistic over channels needs {count} of them")
 
     def claim(self, kind: str, layer: Tensor, detail: Any = None) -> None:
         self.claims.append(Claim(kind, self.mode, self.node, layer, detail))
