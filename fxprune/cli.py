@@ -27,12 +27,9 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
-    from importlib.metadata import PackageNotFoundError, version
+    from fxprune.own_version import own_version
 
-    try:
-        print(f"fxprune {version('fxprune')}")
-    except PackageNotFoundError:
-        print("fxprune, run from a checkout that is not installed")
+    print(f"fxprune {own_version()}")
     raise typer.Exit
 
 

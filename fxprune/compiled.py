@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from fxprune.drawing import DrawnTensors
 from fxprune.emit.module import build_module, own, plain_state, with_tied_names
 from fxprune.example import described
 from fxprune.facts import Prunable, Ranking, Repairs, Shrunk, SparsityReport, WeightMasks
+from fxprune.own_version import own_version
 from fxprune.program import Program, named_tensors
 from fxprune.proof import FAINT
 from fxprune.recipe import NUMBERS, Recipe
@@ -72,7 +72,7 @@ class Compiled:
         """
         from fxprune.emit.onnx import export_onnx  # heavy, and not everybody exports
 
-        metadata = {"producer": f"fxprune {_version('fxprune')}", "seed": str(self.recipe.options["seed"])}
+        metadata = {"producer": f"fxprune {own_version()}", "seed": str(self.recipe.options["seed"])}
         return export_onnx(
             self._baked(),
             self.program.inputs.with_storage(),
@@ -188,7 +188,7 @@ def make_recipe(dense: nn.Module, small: Program, asked: dict[str, Any]) -> Reci
         inputs=described(small.inputs),
         dynamic_batch=small.dynamic_batch,
         options=asked,
-        versions={"fxprune": _version("fxprune"), "torch": torch.__version__},
+        versions={"fxprune": own_version(), "torch": torch.__version__},
     )
 
 
@@ -206,11 +206,3 @@ def _numbers(dense: nn.Module, small: nn.Module) -> dict[str, Any]:
             if value != vars(before[path]).get(attribute):
                 found.setdefault(path, {})[attribute] = list(value) if isinstance(value, tuple) else value
     return found
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

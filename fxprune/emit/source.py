@@ -11,7 +11,6 @@ import keyword
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from torch import fx, nn
 
@@ -21,6 +20,7 @@ from fxprune.emit.source_modes import merged, simplified
 from fxprune.emit.source_parts import PARTS
 from fxprune.emit.source_text import INDENT, literal, wrapped
 from fxprune.emit.source_tree import Tree
+from fxprune.own_version import own_version
 from fxprune.program import Program
 
 _HEADER = '''"""{name}, made small by fxprune {version}. This file and model.safetensors are the whole network.
@@ -107,7 +107,7 @@ def _file(name: str, body: list[str], needs: Needs) -> str:
 def _header(name: str, needs: Needs) -> str:
     masks = _WITH_MASKS if any(part.startswith("Masked") for part in needs.parts) else _WITHOUT_MASKS
     packages = f"\n\nIt also needs {', '.join(sorted(needs.packages))}." if needs.packages else ""
-    return _HEADER.format(name=name, version=_version(), masks=masks, packages=packages)
+    return _HEADER.format(name=name, version=own_version(), masks=masks, packages=packages)
 
 
 def _sorted(imports: set[str]) -> str:
@@ -121,10 +121,3 @@ def _class_name(wish: str, needs: Needs) -> str:
     taken = {*RESERVED, *PARTS, *needs.records, *(line.rpartition(" ")[2] for line in needs.imports)}
     usable = wish.isidentifier() and wish.isascii() and not keyword.iskeyword(wish) and not wish.startswith("__")
     return wish if usable and wish not in taken and not hasattr(nn, wish) else "Network"
-
-
-def _version() -> str:
-    try:
-        return version("fxprune")
-    except PackageNotFoundError:
-        return "(version unknown)"
