@@ -63,7 +63,7 @@ class Atoms:
     approximate: list[tuple[Tensor, int]] = field(default_factory=list)
     rectangles: list[tuple[Tensor, int]] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
-    pieces: list[Tensor] = field(default_factory=list)  # of each of these, at least one entry must stay
+    least: list[tuple[Tensor, int]] = field(default_factory=list)  # of these entries, so many must stay at least
     _site_ids: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def fresh(self, name: str, dim: int, count: int, kind: str = "parameter") -> Tensor:

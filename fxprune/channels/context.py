@@ -102,7 +102,7 @@ class Context:
                 self.atoms.keep_rectangular(layer, self.site())
             kept.append(layer)
             if piece:
-                self.atoms.pieces.append(layer.reshape(-1))
+                self.atoms.least.append((layer.reshape(-1), 1))
         self._labels[id(tensor)] = (tensor, Labels(tuple(tensor.shape), tuple(kept), source))
 
     def _without_mixed_constants(self, layers: list[Tensor]) -> list[Tensor]:
@@ -174,7 +174,7 @@ class Context:
     def keep_at_least(self, layer: Tensor, count: int) -> None:
         """Say that less than `count` of these entries is of no use, as the variance of a single number is."""
         if 1 < count < layer.numel():
-            self.atoms.pieces.extend(layer.reshape(-1)[start::count] for start in range(count))
+            self.atoms.least.append((layer.reshape(-1), count))
         elif count > 1:
             self.freeze(layer, f"a statistic over channels needs {count} of them")
 

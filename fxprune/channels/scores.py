@@ -17,20 +17,20 @@ Scores = NDArray[np.float64]
 
 
 def feasible(couplings: Couplings, kept: Mapping[int, Ints], scores: Scores) -> dict[int, Ints]:
-    """The plan with a channel more where a slice or a piece of a split would lose all; groups that lose none left out.
+    """The plan with more channels where a slice, a piece of a split or a statistic would have too few; groups that lose
+    none left out.
 
-    scores   one number a root; a piece that would be empty keeps its best one
+    scores   one number a root; the best ones come back
     """
     alive = couplings.kept_atoms(kept)
     more: dict[int, list[int]] = {}
-    for piece in couplings.analysis.atoms.pieces:
-        atoms = piece.numpy()
-        if alive[atoms].any():
-            continue
-        roots = np.unique(couplings.components.root[atoms])
-        best = int(roots[np.argmax(scores[roots])])
-        alive |= couplings.components.root == best
-        more.setdefault(int(couplings.group_of[best]), []).append(best)
+    for layer, least in couplings.analysis.atoms.least:
+        atoms = layer.numpy()
+        while np.count_nonzero(alive[atoms]) < least:
+            roots = np.unique(couplings.components.root[atoms[~alive[atoms]]])
+            best = int(roots[np.argmax(scores[roots])])
+            alive |= couplings.components.root == best
+            more.setdefault(int(couplings.group_of[best]), []).append(best)
     grown = {index: _with_roots(couplings.groups[index], kept[index], roots) for index, roots in more.items()}
     plan = {**kept, **grown}
     return {index: positions for index, positions in plan.items() if len(positions) < couplings.groups[index].width}
