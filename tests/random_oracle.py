@@ -184,6 +184,9 @@ def _run(dense: RandomNet, step: Step, given: list[Tensor], masks: list[Tensor],
         return [known.run(part, given[0] * _channels(masks[0]).reshape(1, -1, *[1] * step.numbers[0]), *step.numbers)]
     if known.few is not None:
         return [known.few(part, _channels(masks[0]), *given, *step.numbers)]
+    if step.op == "pool" and step.numbers[1] == 2:  # pixels that were features of a linear layer can be gone, too
+        pixels, left = tuple(range(2, given[0].ndim)), torch.nan_to_num(masks[0], nan=1.0)
+        return [(given[0] * left).sum(pixels, keepdim=True) / left.sum(pixels, keepdim=True).clamp(min=1)]
     if known.alive == "third":
         given = [given[0] * masks[0], given[1] * masks[1], given[2]]
     found = known.run(part, *given, *step.numbers)
