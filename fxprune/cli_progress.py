@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING
 
+from fxprune.cli_signals import heed
 from fxprune.phases import Clock, measured
 
 if TYPE_CHECKING:
@@ -24,8 +25,20 @@ def shown_phases(wanted: bool) -> Iterator[Clock]:
     stdout holds what a command answers and nothing else.
     """
     shown = wanted and sys.stderr.isatty()
-    with measured() as clock, _screen(clock) if shown else nullcontext(), redirect_stdout(sys.stderr):
+    with measured(_HeedingClock()) as clock, _screen(clock) if shown else nullcontext(), redirect_stdout(sys.stderr):
         yield clock
+
+
+class _HeedingClock(Clock):
+    """Ends a run that was asked to end and did not hear it: Python swallows what is raised in a destructor."""
+
+    def begin(self, name: str) -> None:
+        heed()
+        super().begin(name)
+
+    def end(self) -> None:
+        super().end()
+        heed()
 
 
 def _screen(clock: Clock) -> Live:

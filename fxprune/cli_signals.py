@@ -23,6 +23,12 @@ def asked_to_end() -> tuple[str, int] | None:
     return (_WORDS[_received[0]], 128 + _received[0]) if _received else None
 
 
+def heed() -> None:
+    """Raise KeyboardInterrupt, again if need be, once a signal has come."""
+    if _received:
+        raise KeyboardInterrupt
+
+
 def _raise(number: int, _frame: FrameType | None) -> None:
     _received.append(signal.Signals(number))
     raise KeyboardInterrupt

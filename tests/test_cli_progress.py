@@ -110,3 +110,13 @@ def test_terminal_gets_progress_then_the_table(workplace: Path) -> None:
     places = [shown.index(name) for name in ("start", "load", "capture", "analyse", "mask", "shrink", "parameters")]
     assert places == sorted(places)
     assert "dry run" in shown and list(workplace.iterdir()) == []
+
+
+def test_an_interrupt_that_a_destructor_swallowed_is_heeded_at_the_next_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shown_phases(False), phase("begun before"):
+        monkeypatch.setattr("fxprune.cli_signals._received", [signal.SIGINT])
+        with pytest.raises(KeyboardInterrupt), phase("next"):
+            pytest.fail("the run went on")
+        monkeypatch.setattr("fxprune.cli_signals._received", [])
+    with pytest.raises(KeyboardInterrupt), shown_phases(False), phase("last"):
+        monkeypatch.setattr("fxprune.cli_signals._received", [signal.SIGINT])
