@@ -59,6 +59,7 @@ def terminal_run(line: str, moment: bytes, act: Callable[[int, int], object]) ->
     """
     child, screen = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and so would the command
         os.execv(sys.executable, [sys.executable, "-m", "fxprune", *line.split()])
     shown, acted, end = b"", False, time.monotonic() + 600
     while time.monotonic() < end:
