@@ -26,6 +26,7 @@ RANKS = {
     "learner": 5,
     "planning": 5,
     "soft_pruning": 5,
+    "huggingface": 6,
     "lightning": 6,
     "training": 6,
     "comparison": 5,
