@@ -253,7 +253,7 @@ def _run(
     """The outputs of one graph in eval mode, through the calls that the analysis saw on the meta device."""
     runner = NumberRunner(program, graph, number, mode, calibrate)
     runner.training_leaves = training_leaves
-    values = bind_inputs(graph, inputs)
+    values = pytree.tree_map_only(Tensor, torch.clone, bind_inputs(graph, inputs))  # a network may write into them
     program.module.eval()
     dice = random.getstate()
     random.seed(0)

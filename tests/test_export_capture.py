@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -119,3 +120,70 @@ def test_a_device_that_is_written_down_is_forgotten() -> None:
 
     done = fxprune.compile(MakesATable(), X, keep_rate=0.5)
     assert done.report.front_end == "export" and done.module.get_submodule("conv").weight.shape[0] == 4
+
+
+class OnlyInTraining(CallsAScript):
+    """Another result in training, by another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.helper = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = scripted(self.norm(self.conv(x)))
+        if not self.training:
+            return self.out(y)
+        y = y * torch.bernoulli(torch.full_like(y[:, :1, :1, :1], 0.5)) * torch.tensor([2.0, 1.0]).sum()
+        return {"out": self.out(y), "helper": self.helper(y)}
+
+
+def test_what_happens_in_training_only_is_exported_too() -> None:
+    torch.manual_seed(0)
+    done = fxprune.compile(OnlyInTraining(), X, keep_rate=0.5, keep_weights=True)
+    assert done.report.front_end == "export"
+    assert done.recipe.kept["helper.weight"][1] == done.recipe.kept["conv.weight"][0]
+    assert done.report.proof_error is not None and done.report.proof_error < 1e-9
+    network = done.module.train()
+    found = [network(X) for _ in range(8)]
+    assert all(one.keys() == {"out", "helper"} for one in found)
+    assert len({float(one["out"].detach().sum()) for one in found}) > 1
+    assert isinstance(network.eval()(X), Tensor)
+
+
+class TrainsByDice(CallsAScript):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * float(np.random.rand()) if self.training else x)
+
+
+def test_training_that_cannot_be_exported_is_told() -> None:
+    done = fxprune.compile(TrainsByDice(), X, keep_rate=0.5)
+    assert any("train() computes what inference does" in note for note in done.report.notes)
+
+
+def test_equal_modes_are_exported_without_a_note() -> None:
+    done = fxprune.compile(CallsAScript(), X, keep_rate=0.5)
+    assert done.report.front_end == "export" and done.program.train_graph is not None  # the norm's flag
+    assert not any("train" in note for note in done.report.notes)
+
+
+class EntersAutocast(CallsAScript):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+def test_autocast_is_left_out_of_an_exported_graph() -> None:
+    done = fxprune.compile(EntersAutocast(), X, keep_rate=0.5)
+    assert done.report.proof_error is not None and done.report.proof_error < 1e-9
+    assert any("autocast" in note for note in done.report.notes)
+
+
+class Broadcasts(CallsAScript):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.out(scripted(y + y.mean((2, 3), keepdim=True).broadcast_to(y.shape)))  # type: ignore[no-any-return]
+
+
+def test_sizes_of_broadcasts_are_patched_in_exported_graphs() -> None:
+    done = fxprune.compile(Broadcasts(), X, keep_rate=0.5)
+    assert not done.report.refused and len(done.recipe.kept["conv.weight"][0]) == 4

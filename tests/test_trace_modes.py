@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -59,3 +60,31 @@ def counting(function: Callable[..., Any], seen: list[Any]) -> Callable[..., Any
         return function(*args, **kwargs)
 
     return counted
+
+
+class HooksItself(nn.Module):
+    """Registers a hook at its first call that keeps what passes, as transformers collect hidden states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Sequential(nn.Conv2d(count, 8, 1)) for count in (3, 8, 8))
+        self.hooked, self.seen = False, list[Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.hooked:
+            for conv in self.convs:
+                conv.register_forward_hook(lambda _module, _args, out: self.seen.append(out))
+            self.hooked = True
+        for conv in self.convs:
+            x = conv(x)
+        states = list(self.seen)
+        self.seen.clear()
+        return states[0] - F.dropout(states[1] * len(states), 0.0, self.training) + x
+
+
+def test_each_trace_begins_as_the_first_one() -> None:
+    program = capture(HooksItself(), X, compare=False)
+    assert program.front_end == "fx" and program.train_graph is not None
+    for _, graph in program.graphs():
+        (product,) = graph.find_nodes(op="call_function", target=operator.mul)
+        assert [str(one) for one in product.args] == ["convs_1_0", "3"]

@@ -1,4 +1,4 @@
-"""Blocks of a forward that run under torch.autocast: a graph of torch.fx holds their calls, not the block."""
+"""Blocks of a forward that run under torch.autocast: a graph holds their calls, not the block."""
 
 from __future__ import annotations
 
@@ -29,10 +29,16 @@ def autocast_noted() -> Iterator[list[str]]:
 
 
 @contextmanager
-def without_autocast() -> Iterator[None]:
-    """Blocks of torch.autocast have no effect in here: the network computes what its graph of torch.fx computes."""
-    with _replaced(lambda block: block, lambda block, *_: None):
-        yield
+def without_autocast() -> Iterator[list[str]]:
+    """Blocks of torch.autocast have no effect in here: the network computes what its graph computes. Collects NOTE."""
+    notes: list[str] = []
+
+    def noted(block: torch.autocast) -> Any:
+        notes[:] = [NOTE]
+        return block
+
+    with _replaced(noted, lambda block, *_: None):
+        yield notes
 
 
 @contextmanager

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.capture.autocast import without_autocast
+from fxprune.capture.export_training import own_training
 from fxprune.capture.exported import ExportedNetwork
 from fxprune.capture.read_numbers import settle_numbers
+from fxprune.capture.trace import same_graph
 from fxprune.copying import copied
 from fxprune.program import (
     Inputs,
@@ -29,17 +32,24 @@ _aten = torch.ops.aten
 
 
 def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
-    """Capture with torch.export (non-strict). The graph knows no modes, so one for training is derived from it.
-
-    What is lost: stochastic depth and auxiliary heads, which are not part of the exported (inference) graph.
-    """
+    """Capture with torch.export (non-strict), in both modes where they differ in more than flags."""
     real_inputs = inputs.with_storage()
-    with quiet():
+    with quiet(), without_autocast() as entered:
         exported, dynamic = _export(structure_copy(model).eval(), real_inputs)
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
+    notes += tuple(entered)
     if not dynamic:
         notes += ("the batch size is fixed at that of the example inputs",)
-    return _program(exported.module(check_guards=False), model, inputs, notes, dynamic, live=True)
+
+    def in_training() -> nn.Module:
+        with quiet(), without_autocast():
+            found, moves = _export(structure_copy(model).train(), real_inputs)
+        if moves is not dynamic:
+            raise ValueError("the two modes ask for different batch sizes")
+        graph: nn.Module = found.module(check_guards=False)
+        return graph
+
+    return _program(exported.module(check_guards=False), model, inputs, notes, dynamic, in_training)
 
 
 def exported_program(network: ExportedNetwork, inputs: Inputs) -> Program:
@@ -58,9 +68,12 @@ def _at(inputs: Inputs) -> str:
 
 
 def _program(
-    graph: nn.Module, model: nn.Module, inputs: Inputs, notes: tuple[str, ...], dynamic: bool, live: bool = False
-) -> Program:
-    """live: exported here, in eval mode: a flag that stands for training is one that the network's code has set."""
+    graph: nn.Module, model: nn.Module, inputs: Inputs, notes: tuple[str, ...], dynamic: bool,
+    in_training: Callable[[], nn.Module] | None = None,
+) -> Program:  # fmt: skip
+    """in_training: exports the other mode of what was exported here, in eval mode: a flag that stands for training is
+    one that the network's code has set.
+    """
     module, tensors = skeleton_of(graph)
     assert isinstance(module, fx.GraphModule)
     _clean(module.graph)
@@ -73,7 +86,10 @@ def _program(
     train.output(train.graph_copy(module.graph, {}, False))
     train._codegen = module.graph._codegen
     differs = _set_training(train, True)
-    if not live and _set_training(module.graph, False):
+    if in_training is not None:
+        train, lost = own_training(train, model, module, tensors, in_training, _clean_training)
+        notes, differs = notes + lost, differs or not same_graph(train, module.graph)
+    elif _set_training(module.graph, False):
         notes += ("it was exported in training mode; batch norms and dropout were switched over for inference",)
         module.recompile()
         differs = True
@@ -146,6 +162,13 @@ def _clean(graph: fx.Graph) -> None:
         elif node.kwargs.get("device") == torch.device("cpu"):
             node.kwargs = {name: value for name, value in node.kwargs.items() if name != "device"}
     graph.eliminate_dead_code()
+
+
+def _clean_training(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        if _counts_batches(node):
+            graph.erase_node(node)
+    _clean(graph)
 
 
 _FLAGS = {

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.autograd.variable import VariableMeta
 from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
 
-_RANDOM = ("rand", "randn", "randint", "randperm", "normal")
-_PLAIN = ("zeros", "ones", "empty", "full", "eye", "arange", "linspace", "tensor")
+_RANDOM = ("rand", "randn", "randint", "randperm", "normal", "bernoulli")
+_PLAIN = ("zeros", "ones", "empty", "full", "eye", "arange", "linspace", "tensor", "as_tensor")
 
 
 @contextmanager
@@ -28,10 +29,25 @@ def recorded_makers(tracer: fx.Tracer, asleep: Callable[[], bool]) -> Iterator[N
     for name, original in originals.items():
         setattr(torch, name, _recording(tracer, original, asleep, always=name in _RANDOM))
     try:
-        yield
+        with _variables_are_tensors():
+            yield
     finally:
         for name, original in originals.items():
             setattr(torch, name, original)
+
+
+@contextmanager
+def _variables_are_tensors() -> Iterator[None]:
+    """`Variable(x)`, as it was written before PyTorch 0.4, is x."""
+
+    def call(kind: type, data: Any, *args: Any, **kwargs: Any) -> Any:
+        return data if isinstance(data, fx.Proxy) else type.__call__(kind, data, *args, **kwargs)
+
+    VariableMeta.__call__ = call  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del VariableMeta.__call__
 
 
 def _recording(

@@ -17,6 +17,7 @@ from fxprune.capture.export import export_graph, exported_program, structure_cop
 from fxprune.capture.exported import ExportedNetwork, from_program
 from fxprune.capture.inputs import check_run
 from fxprune.capture.names import check_names
+from fxprune.capture.own_functions import functions_noted, other_gradients
 from fxprune.capture.plain import plain_weights
 from fxprune.capture.trace import bind_arguments, trace_modes
 from fxprune.capture.unfit import check_layers
@@ -150,7 +151,7 @@ def capture(
     try:
         program = _tried(_by_fx(skeleton, tensors, inputs, given, record_sources), trial)
         if compare:
-            check_same(model, program)
+            program = _with_note(program, check_same(model, program))
     except CaptureError:
         raise
     except Exception as error:
@@ -200,20 +201,25 @@ class LostInTracing(Exception):
     """The captured graph is not the network."""
 
 
-def check_same(model: nn.Module, program: Program) -> None:
-    """The graph computes what the model does, in eval mode, on random numbers of the model's own type."""
+def check_same(model: nn.Module, program: Program) -> str:
+    """The graph computes what the model does, in eval mode, on random numbers of the model's own type.
+
+    Returns a note where gradients are others. Raises LostInTracing.
+    """
     own = structure_copy(model, clone_buffers=True).eval()
     numbers = {name: one if isinstance(one, nn.Parameter) else one.clone() for name, one in program.tensors.items()}
     graph: nn.Module = materialise(program.module, numbers)
-    outputs = []
+    outputs, applied = [], set[str]()
     for network in (own, graph.eval()):
-        with torch.no_grad(), without_autocast(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), without_autocast(), torch.random.fork_rng(devices=[]), functions_noted() as functions:
             torch.manual_seed(0)
             inputs = random_inputs(program.inputs, 0)  # anew: a network may write into what it is given
             outputs.append(network(*inputs.args, **inputs.kwargs))
+            applied |= functions
     error = difference(pytree.tree_leaves(outputs[0]), pytree.tree_leaves(outputs[1]))
     if not error <= _SAME:
         raise LostInTracing(f"the captured graph differs from the network by {error:.1e}")
+    return other_gradients(applied, own, graph, random_inputs(program.inputs, 0))
 
 
 _SAME = 1e-3  # mostly the same calls in the same order; a lost one shows up as a difference of order one
@@ -224,15 +230,17 @@ def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare
         check_run(structure_copy(model, clone_buffers=True), inputs)
     try:
         program = _tried(export_graph(model, inputs, described(first_error)), trial)
-        if compare:
-            check_same(model, program)
-        return program
+        return _with_note(program, check_same(model, program)) if compare else program
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured. torch.fx: {described(first_error)}. "
             f"torch.export: {described(error)}. Check the example inputs; control flow on values is not supported, but "
             "a part of the network that has none can be compiled by itself (submodule=, --submodule NAME)"
         ) from error
+
+
+def _with_note(program: Program, note: str) -> Program:
+    return replace(program, notes=(*program.notes, note)) if note else program
 
 
 def _with_settled(program: Program, names: tuple[str, ...]) -> Program:

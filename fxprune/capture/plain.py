@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.copying import copied
@@ -68,12 +68,21 @@ def _settle_parametrised(module: nn.Module) -> Iterator[str]:
         yield name
 
 
+def _forget_loading(module: nn.Module, hook: SpectralNorm) -> None:
+    """What reads the norm's own numbers from a state dict, which `remove_spectral_norm` leaves behind."""
+    for key, held in list(module._load_state_dict_pre_hooks.items()):
+        inner = getattr(held, "hook", held)
+        if isinstance(inner, SpectralNormLoadStateDictPreHook) and inner.fn.name == hook.name:
+            del module._load_state_dict_pre_hooks[key]
+
+
 def _settle_legacy(module: nn.Module, hook: WeightNorm | SpectralNorm | prune.BasePruningMethod) -> str:
     if isinstance(hook, WeightNorm):
         remove_weight_norm(module, hook.name)
         return hook.name
     if isinstance(hook, SpectralNorm):
         remove_spectral_norm(module, hook.name)
+        _forget_loading(module, hook)
         return hook.name
     prune.remove(module, hook._tensor_name)
     return str(hook._tensor_name)

@@ -8,10 +8,48 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.capture.sizes import SizeReader
+from fxprune.capture.sizes import NotASizeError, SizeReader
 
 
-class WritingProxy(fx.Proxy):
+class AskingProxy(fx.Proxy):
+    """A proxy that answers what shapes alone can tell. What it is made of, as `x.shape`, answers too."""
+
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        return AskingAttribute(self, name)
+
+    @property
+    def ndim(self) -> Any:
+        """A plain number, as code wants it that looks something up by it."""
+        try:
+            return self._asked().read(self.tracer.create_proxy("call_function", getattr, (self, "ndim"), {}).node)
+        except NotASizeError:
+            return AskingAttribute(self, "ndim")
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._asked().read(self.node)
+
+    def __len__(self) -> int:
+        return int(self._asked().count(self.node))
+
+    def __index__(self) -> int:
+        return operator.index(self._asked().read(self.node))
+
+    def __int__(self) -> int:
+        return int(self._asked().read(self.node))
+
+    def __float__(self) -> float:
+        return float(self._asked().read(self.node))
+
+    def _asked(self) -> SizeReader:
+        sizes: SizeReader = self.tracer.sizes  # type: ignore[attr-defined]
+        return sizes
+
+
+class AskingAttribute(AskingProxy, fx.proxy.Attribute):
+    """An attribute of a proxy; its node is made when somebody asks for it, a method call makes none."""
+
+
+class WritingProxy(AskingProxy):
     """A proxy that keeps `x += y` what it is: a write into x, which everybody who holds x sees.
 
     Plain proxies have no in-place operators, so Python makes a new value of it and the write is lost.
@@ -43,6 +81,11 @@ class WritingProxy(fx.Proxy):
         """The same numbers without gradients, under the name that can be written down."""
         return self.detach()
 
+    @data.setter
+    def data(self, value: Any) -> None:
+        """`x.data = y` writes y into x."""
+        self.detach().copy_(value)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         """`x[:, :4] = y` writes into a part of x, found by an index of plain numbers, slices and sizes."""
         entries = index if isinstance(index, tuple) else (index,)
@@ -51,25 +94,11 @@ class WritingProxy(fx.Proxy):
         part = operator.getitem(self, index)
         part.fill_(value) if isinstance(value, int | float) else part.copy_(value)
 
-    def __len__(self) -> int:
-        return int(self._asked().count(self.node))
-
-    def __index__(self) -> int:
-        return operator.index(self._asked().read(self.node))
-
-    def __int__(self) -> int:
-        return int(self._asked().read(self.node))
-
-    def __float__(self) -> float:
-        return float(self._asked().read(self.node))
-
-    def _asked(self) -> SizeReader:
-        sizes: SizeReader = self.tracer.sizes  # type: ignore[attr-defined]
-        return sizes
-
 
 class SizedParameterProxy(fx.proxy.ParameterProxy):
     """Knows its own sizes, one by one as well."""
+
+    data = WritingProxy.data
 
     def size(self, dim: int | None = None) -> Any:
         return self.param.size() if dim is None else self.param.size(dim)

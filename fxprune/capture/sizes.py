@@ -115,7 +115,7 @@ def _attribute(root: nn.Module, path: str) -> Any:
 
 
 def _length(value: Any) -> int:
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.ndim):
         return len(value)
     raise NotASizeError("no tuple or list")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +13,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.capture.chance import nothing_drawn
+from fxprune.capture.einops_calls import einops_for
+from fxprune.capture.entry import entry, flat_arguments, needs_entry
 from fxprune.capture.makers import recorded_makers
 from fxprune.capture.no_gradients import detach_what_leaves
-from fxprune.capture.proxies import SizedParameterProxy, WritingProxy
+from fxprune.capture.own_functions import functions_followed
+from fxprune.capture.proxies import AskingProxy, SizedParameterProxy, WritingProxy
 from fxprune.capture.sizes import SizeReader
 from fxprune.containers import field_names, is_dataclass, know
 from fxprune.program import named_tensors
+
+_PROXIES = (AskingProxy, SizedParameterProxy, WritingProxy)
 
 
 class LeafTracer(fx.Tracer):
@@ -71,12 +77,14 @@ class LeafTracer(fx.Tracer):
 
     def _factory(self, tensor: Tensor) -> Callable[[fx.Node], fx.Proxy]:
         if not isinstance(tensor, nn.Parameter):
-            return lambda node: fx.Proxy(node, self)
+            return lambda node: AskingProxy(node, self)
         return lambda node: SizedParameterProxy(self, node, str(node.target), tensor)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.sizes.reading:
             return forward(*args, **kwargs)
+        if m not in (self.submodule_paths or {}) and next(m.parameters(), None) is next(m.buffers(), None) is None:
+            return forward(*args, **kwargs)  # made in forward, or kept where modules do not register
         path = self.path_of_module(m)
         plain = not kwargs and not self.record_stack_traces and all(isinstance(one, fx.Proxy) for one in args)
         if not plain or not self.is_leaf_module(m, path):
@@ -169,8 +177,8 @@ def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, reco
     """
     skeleton.train(training)
     tracer = LeafTracer(skeleton, given, record_sources)
-    with _attributes_kept(skeleton), nothing_drawn():
-        graph = tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
+    with _attributes_kept(skeleton), nothing_drawn(), functions_followed(), einops_for(_PROXIES):
+        graph = _traced(tracer, skeleton, given)
         made = {node.target: vars(skeleton).get(str(node.target)) for node in graph.find_nodes(op="get_attr")}
     vars(skeleton).update((str(name), value) for name, value in made.items() if isinstance(value, Tensor))
     _drop_specialised(graph)
@@ -178,22 +186,41 @@ def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, reco
     return graph
 
 
+def _traced(tracer: LeafTracer, skeleton: nn.Module, given: Mapping[str, Any]) -> fx.Graph:
+    if not needs_entry(skeleton):
+        return tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
+    settings = {name: value for name, value in given.items() if _is_setting(value)}
+    with entry(skeleton, list(given), settings) as tracer.traced_func_name:
+        return tracer.trace(skeleton)
+
+
 @contextmanager
 def _attributes_kept(skeleton: nn.Module) -> Iterator[None]:
-    """What forward stores on its modules while it is traced are proxies, which mean nothing afterwards."""
+    """What forward stores on its modules while it is traced are proxies, which mean nothing afterwards; hooks that it
+    registers at its first call would be there twice at the next one.
+    """
     held = [(module, dict(vars(module))) for module in skeleton.modules()]
+    inside = [
+        (value, value.copy())
+        for _, attributes in held
+        for name, value in attributes.items()
+        if type(value) in (list, set, dict, OrderedDict) and name not in ("_parameters", "_buffers", "_modules")
+    ]
     try:
         yield
     finally:
         for module, attributes in held:
             vars(module).clear()
             vars(module).update(attributes)
+        for value, before in inside:
+            value.clear()
+            value.extend(before) if isinstance(value, list) else value.update(before)
 
 
 def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Which argument of forward gets which value. Raises TypeError as the call itself would."""
     bound = inspect.signature(module.forward).bind(*args, **kwargs)
-    return dict(bound.arguments)
+    return flat_arguments(module, bound.arguments)
 
 
 def _fixed_arguments(skeleton: nn.Module, given: Mapping[str, Any]) -> dict[str, Any] | None:

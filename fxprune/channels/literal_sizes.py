@@ -24,7 +24,7 @@ _aten = torch.ops.aten
     _aten.view.default,
     _aten.reshape.default,
 )
-@owns(_aten.expand.default, _aten._unsafe_view.default)
+@owns(_aten.expand.default, _aten.broadcast_to.default, _aten._unsafe_view.default)
 def _view(patcher: Patcher, node: fx.Node) -> None:
     """x.view(2, 8, -1), x.view(shape), torch.reshape(x, shape)"""
     if any(isinstance(value, torch.dtype) for value in (*node.args, *node.kwargs.values())):
@@ -149,9 +149,15 @@ def _layer_norm(patcher: Patcher, node: fx.Node) -> None:
 
 @owns("repeat_interleave", torch.repeat_interleave, _aten.repeat_interleave.self_int)
 def _repeat_interleave(patcher: Patcher, node: fx.Node) -> None:
-    """x.repeat_interleave(2, dim=1, output_size=16): how long the result is can be said beforehand."""
+    """x.repeat_interleave(2, dim=1, output_size=16): copies of what stays may go, and the length can be given too."""
+    repeats, dim = argument(node, 1, "repeats"), argument(node, 2, "dim", None)
+    if dim is None:
+        return
+    size, wanted = patcher.after(node.args[0]).shape[dim], patcher.wanted(node)[dim]
+    if isinstance(patcher.after(repeats), int) and wanted % size == 0 and patcher.after(repeats) != wanted // size:
+        replace_argument(node, 1, "repeats", wanted // size)
     if node.kwargs.get("output_size") is not None:
-        node.update_kwarg("output_size", patcher.wanted(node)[argument(node, 2, "dim", 0)])
+        node.update_kwarg("output_size", wanted)
 
 
 @owns(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)

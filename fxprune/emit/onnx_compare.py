@@ -30,8 +30,8 @@ def difference(module: nn.Module, model: bytes, inputs: Inputs, batches: Sequenc
     worst = [0.0]
     for size in batches if any(dynamic) else (None,):
         sample = drawn_like(inputs, dynamic, size, draw)
+        feeds = {value.name: leaf.numpy().copy() for value, leaf in zip(wanted, leaves(sample), strict=True)}
         expected = [tensor for _, tensor in named("", module(*sample.args, **sample.kwargs))]
-        feeds = {value.name: leaf.numpy() for value, leaf in zip(wanted, leaves(sample), strict=True)}
         found = [torch.from_numpy(array) for array in session.run(None, feeds)]
         worst += [_apart(a, b) for a, b in zip(expected, found, strict=True)]
     return float(np.max(worst))  # unlike max() this one keeps a NaN

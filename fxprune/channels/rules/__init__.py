@@ -8,6 +8,7 @@ it touches.
 from fxprune.channels.rules import (  # noqa: F401  (imported for the rules they register)
     contraction,
     convolution,
+    frequencies,
     indexing,
     joining,
     making,

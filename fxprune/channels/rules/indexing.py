@@ -84,3 +84,16 @@ def embedded(ctx: Context, call: Call) -> None:
     labels = ctx.fold_all(ctx.of(weight), {0})
     rank = index.ndim + 1
     ctx.label(call.result, [along(layer.reshape(-1), rank - 1, rank) for layer in labels.layers])
+
+
+@rule("gather")
+def gathered(ctx: Context, call: Call) -> None:
+    """Along `dim` any entry may be picked; along the others an entry of the index meets one of the tensor."""
+    tensor, index = call.tensor("self"), call.tensor("index")
+    dim = call.arguments["dim"] % max(tensor.ndim, 1)
+    met = tuple(1 if d == dim else size for d, size in enumerate(tensor.shape))
+    if tuple(1 if d == dim else size for d, size in enumerate(index.shape)) != met:
+        freeze_everything(ctx, call, "indexed by a tensor")
+        return
+    labels = ctx.fold_all(ctx.of(tensor), {dim})
+    ctx.label(call.result, ctx.unify(Labels(met, labels.layers), ctx.of(index)))

@@ -95,7 +95,12 @@ def _pad_dim(ctx: Context, labels: Labels, dim: int, before: int, after: int, pa
         if layer.shape[dim] == 1:
             layers.append(layer)
             continue
-        layer = ctx.fold(layer, varying(layer) - {dim})
+        others = varying(layer) - {dim}
+        if min(others, default=dim) < dim:  # pixels of channels, as behind a shuffle: the channels stay apart
+            layer = ctx.fold(layer, {dim})
+            layers.append(layer)
+            continue
+        layer = ctx.fold(layer, others)
         left, right = (_fresh_along(ctx, count, dim, layer.ndim) for count in (before, after))
         ctx.claim("pad", left, 2 * pair)
         ctx.claim("pad", right, 2 * pair + 1)

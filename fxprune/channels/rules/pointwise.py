@@ -15,6 +15,7 @@ from fxprune.channels.rules.table import rule, tensors_in
     "_prelu_kernel",
     "_to_copy",
     "bernoulli",
+    "complex",
     "clone",
     "copy",
     "fill",
