@@ -106,6 +106,10 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Inputs]]] = {
         Block(lambda s, x: s.fc(s.conv(x).view(-1, 4 * 64)), conv=nn.Conv2d(3, 4, 1), fc=nn.Linear(256, 3)),
         picture(),
     ),
+    "strided pool behind padding": lambda: (
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ZeroPad2d((1, 0, 1, 0)), nn.AvgPool2d(1, 2), nn.AvgPool2d(1)),
+        picture(),
+    ),
     "shuffle": lambda: (Block(shuffled, conv=nn.Conv2d(3, 8, 1)), picture()),
     "layer norm": lambda: (
         Block(lambda s, x: s.norm(s.conv(x).permute(0, 2, 3, 1)), conv=nn.Conv2d(3, 8, 1), norm=nn.LayerNorm(8)),

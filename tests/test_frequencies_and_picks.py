@@ -120,3 +120,50 @@ def test_fewer_copies_are_made() -> None:
     done = fxprune.compile(AddsCopies(), X, keep_rate=0.5, select="random", keep_weights=True)
     assert not done.report.refused
     assert [len(done.recipe.kept["conv.weight"][0]) % 3, len(done.recipe.kept["conv.weight"][0]) < 12] == [0, True]
+
+
+class SamplesByHeads(nn.Module):
+    """Deformable attention (Zhu et al., ICLR 2021): each head looks at places of its own, heads lie along the batch."""
+
+    def __init__(self, heads: int = 4, points: int = 3) -> None:
+        super().__init__()
+        self.heads, self.points = heads, points
+        self.pixels, self.queries = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 12, 4, stride=4)
+        self.value, self.out = nn.Linear(16, 16), nn.Linear(16, 5)
+        self.places, self.weights = nn.Linear(12, heads * points * 2), nn.Linear(12, heads * points)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        q = self.queries(x).flatten(2).transpose(1, 2)
+        value = self.value(self.pixels(x).flatten(2).transpose(1, 2))
+        value = value.transpose(1, 2).reshape(n * self.heads, 16 // self.heads, h, w)
+        grid = self.places(q).view(n, -1, self.heads, self.points, 2).tanh().transpose(1, 2).flatten(0, 1)
+        weights = self.weights(q).view(n, -1, self.heads, self.points).softmax(-1)
+        seen = F.grid_sample(value, grid, align_corners=False)
+        seen = seen * weights.transpose(1, 2).reshape(n * self.heads, 1, -1, self.points)
+        found: Tensor = self.out(seen.sum(-1).view(n, 16, -1).transpose(1, 2))
+        return found
+
+
+def test_whole_heads_go_where_places_are_sampled() -> None:
+    torch.manual_seed(0)
+    done = fxprune.compile(SamplesByHeads(), X, keep_rate=0.5, select="random", keep_weights=True)
+    assert not done.report.refused
+    assert done.report.proof_error is not None and done.report.proof_error < 1e-9
+    kept = {name: len(dims[0]) for name, dims in done.recipe.kept.items() if 0 in dims and name.endswith("weight")}
+    assert {name: kept[name] for name in ("value.weight", "places.weight", "weights.weight")} == {
+        "value.weight": 8, "places.weight": 12, "weights.weight": 6,
+    }  # fmt: skip
+
+
+def test_places_that_all_heads_share_keep_the_heads() -> None:
+    class Shared(SamplesByHeads):
+        def forward(self, x: Tensor) -> Tensor:
+            value = self.pixels(x).reshape(2 * self.heads, 4, 8, 8)
+            grid = torch.linspace(-1, 1, 8)[:, None].expand(8, 2).expand(2 * self.heads, 8, 8, 2)
+            seen = F.grid_sample(value, grid, align_corners=False).reshape(2, 16, 64)
+            found: Tensor = self.out(seen.transpose(1, 2))
+            return found
+
+    done = fxprune.compile(Shared(), X, keep_rate=0.5, select="random", keep_weights=True)
+    assert not done.report.refused and done.report.proof_error is not None and done.report.proof_error < 1e-9

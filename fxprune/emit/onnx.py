@@ -39,7 +39,7 @@ from fxprune.emit.onnx_compare import (
     output_names,
     with_tensors,
 )
-from fxprune.emit.onnx_direct import settle, translations
+from fxprune.emit.onnx_direct import settle, slice_pools, translations
 from fxprune.emit.onnx_file import check_size, finish, write
 from fxprune.emit.onnx_rounding import TOLERANCE, allowed
 from fxprune.errors import ExportError
@@ -170,6 +170,7 @@ def _attempt(job: _Job, dynamic: bool, direct: bool) -> tuple[bytes, OnnxReport]
     with job.timed("export", _UntraceableError):
         program = _dynamic_program(job) if dynamic else _fixed_program(job)
     with job.timed("translate", _RefusedError):
+        slice_pools(program.graph)
         model = _translate(program, job.opset, direct and settle(program.graph))
         _rename(model, job)
     _check_opset(model.opset_imports[""], job.opset)

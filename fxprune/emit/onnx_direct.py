@@ -7,6 +7,7 @@ that the exporter only knows in decomposed form. See fxprune.emit.onnx for why t
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,32 @@ def translations() -> dict[Any, Callable[..., Any]]:
     """ATen operator -> its ONNX form, for torch.onnx.export(custom_translation_table=...)."""
     aten = torch.ops.aten
     return {aten.batch_norm.default: _batch_norm, aten.adaptive_avg_pool2d.default: _adaptive_avg_pool}
+
+
+def slice_pools(graph: fx.Graph) -> None:
+    """Average pooling of single pixels picks every n-th one. As a pool with padding in front of it onnxruntime refuses
+    it: merged into one, the padding is as wide as the window.
+    """
+    for node in list(graph.nodes):
+        rank = _POOLS.get(node.target, 0)
+        if not rank:
+            continue
+        value: Any = node.args[0]
+        given: list[Any] = [*node.args[1:4], (), (0,)]
+        window, step, padding = given[0], given[1], given[2] if len(node.args) > 3 else (0,)
+        if set(window) != {1} or set(padding) != {0} or not step:
+            continue
+        for dim, every in enumerate(list(step) * (rank // len(step)), value.meta["val"].ndim - rank):
+            where = (dim, 0, sys.maxsize, every)
+            with graph.inserting_before(node):
+                inner = graph.call_function(torch.ops.aten.slice.Tensor, (value, *where))
+            inner.meta["val"] = torch.ops.aten.slice.Tensor(value.meta["val"], *where)
+            value = inner
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+
+
+_POOLS: dict[Any, int] = {torch.ops.aten.avg_pool2d.default: 2, torch.ops.aten.avg_pool3d.default: 3}
 
 
 def _is_pure(node: fx.Node) -> bool:

@@ -7,7 +7,7 @@ import re
 from torch import Tensor
 
 from fxprune.channels.context import Context
-from fxprune.channels.layers import along, varying
+from fxprune.channels.layers import Labels, along, varying
 from fxprune.channels.records import Call
 from fxprune.channels.rules.table import rule
 
@@ -60,10 +60,19 @@ def _at(sizes: int | list[int], dim: int) -> int:
 
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def grid_sampled(ctx: Context, call: Call) -> None:
-    """Pixels are picked at places that the grid computes; channels stay what they are."""
-    tensor = call.tensor("input")
-    ctx.freeze_all(ctx.of(call.tensor("grid")), "places to sample at")
-    ctx.label(call.result, ctx.fold_all(ctx.of(tensor), range(2, tensor.ndim)).layers)
+    """Pixels are picked at places that the grid computes; channels stay what they are. Heads of deformable attention
+    lie along the batch of both, and meet there.
+    """
+    tensor, grid = call.tensor("input"), call.tensor("grid")
+    labels = ctx.fold_all(ctx.of(tensor), range(2, tensor.ndim))
+    batch = []
+    for layer in ctx.of(grid).layers:
+        if 0 in varying(layer):
+            batch.append(ctx.fold(layer, varying(layer) - {0}).reshape([-1] + [1] * (tensor.ndim - 1)))
+        else:
+            ctx.freeze(layer, "places to sample at")
+    across = Labels((grid.shape[0],) + (1,) * (tensor.ndim - 1), tuple(batch))
+    ctx.label(call.result, ctx.unify(labels, across))
 
 
 @rule("im2col")
