@@ -51,8 +51,8 @@ def slice_pools(graph: fx.Graph) -> None:
             continue
         value: Any = node.args[0]
         given: list[Any] = [*node.args[1:4], (), (0,)]
-        window, step, padding = given[0], given[1], given[2] if len(node.args) > 3 else (0,)
-        if set(window) != {1} or set(padding) != {0} or not step:
+        window, step, padding = given[0], given[1] or (1,), given[2] if len(node.args) > 3 else (0,)
+        if set(window) != {1} or set(padding) != {0}:
             continue
         for dim, every in enumerate(list(step) * (rank // len(step)), value.meta["val"].ndim - rank):
             where = (dim, 0, sys.maxsize, every)
