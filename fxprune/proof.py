@@ -255,12 +255,14 @@ def _run(
     runner.training_leaves = training_leaves
     values = pytree.tree_map_only(Tensor, torch.clone, bind_inputs(graph, inputs))  # a network may write into them
     program.module.eval()
-    dice = random.getstate()
+    dice, usual = random.getstate(), torch.get_default_dtype()
     random.seed(0)
+    torch.set_default_dtype(torch.float64)  # what a division of whole numbers gives
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
             return runner.run(*values)
     finally:
+        torch.set_default_dtype(usual)
         random.setstate(dice)
 
 

@@ -163,3 +163,17 @@ def test_weights_that_were_normalised_are_loaded_and_exported(tmp_path: Any) -> 
     done.module.load_state_dict(done.module.state_dict())
     assert done.to_onnx(tmp_path / "net.onnx").difference < 1e-4
     assert "conv.weight_orig" in model.state_dict()
+
+
+class Quantises(Small):
+    """A division of whole numbers gives floats of the default type, which is not that of the proof."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = self.features(x).mul(16).round().to(torch.int32)
+        return self.scores(levels / 16 + torch.arange(3).sum() / 3)
+
+
+def test_whole_numbers_are_divided_in_the_proof() -> None:
+    done = fxprune.compile(Quantises(), X, keep_rate=0.5, keep_weights=True)
+    assert done.report.proof_error is not None and done.report.proof_error < 1e-9
+    assert torch.get_default_dtype() is torch.float32
