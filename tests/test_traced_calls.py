@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 import torch
@@ -79,6 +79,11 @@ def as_tensors(_: Any, x: Tensor) -> Tensor:
     return torch.as_tensor(x) * torch.as_tensor(x.shape[2] / 2)
 
 
+def asked_whether_it_is_a_tensor(_: Any, x: Tensor) -> Tensor:
+    both = torch.is_tensor(x) and torch.jit.isinstance(x, Optional[Tensor])  # noqa: UP045 (what TorchScript reads)
+    return x * 2 if both and not torch.is_tensor(x.shape[0]) else x.new_zeros(2, 1, 1, 1)
+
+
 def written_into(_: Any, x: Tensor) -> Tensor:
     x.data = x * 2
     return x
@@ -86,7 +91,7 @@ def written_into(_: Any, x: Tensor) -> Tensor:
 
 MIDDLES = [
     rearranged, reduced, grouped, layer_of_einops, looked_up_by_rank, asked_for_its_type, counted, made_at_the_call,
-    kept_in_a_list, as_variables, as_tensors, written_into,
+    kept_in_a_list, as_variables, as_tensors, asked_whether_it_is_a_tensor, written_into,
 ]  # fmt: skip
 
 

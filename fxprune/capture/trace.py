@@ -19,6 +19,7 @@ from fxprune.capture.makers import recorded_makers
 from fxprune.capture.no_gradients import detach_what_leaves
 from fxprune.capture.own_functions import functions_followed
 from fxprune.capture.proxies import AskingProxy, SizedParameterProxy, WritingProxy
+from fxprune.capture.questions import types_answered
 from fxprune.capture.sizes import SizeReader
 from fxprune.containers import field_names, is_dataclass, know
 from fxprune.program import named_tensors
@@ -51,7 +52,11 @@ class LeafTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.names = {id(tensor): name for name, tensor in reversed(named_tensors(root).items())}
         self.proxies = {}
-        with recorded_makers(self, asleep=lambda: self.sizes.reading), torch.enable_grad():
+
+        def asleep() -> bool:
+            return self.sizes.reading
+
+        with recorded_makers(self, asleep), types_answered(self.sizes.value), torch.enable_grad():
             graph = super().trace(root, concrete_args)
         detach_what_leaves(graph, self.without_gradients, self.sizes.value)
         return graph
