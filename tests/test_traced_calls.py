@@ -182,3 +182,22 @@ def test_whole_numbers_are_divided_in_the_proof() -> None:
     done = fxprune.compile(Quantises(), X, keep_rate=0.5, keep_weights=True)
     assert done.report.proof_error is not None and done.report.proof_error < 1e-9
     assert torch.get_default_dtype() is torch.float32
+
+
+class MovesItsMean(Small):
+    """As super-resolution networks do: a plain tensor takes the type of the picture at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = self.mean.type_as(x)
+        size = (x.shape[2], x.shape[3])
+        y = self.features(x - self.mean)
+        return self.scores(y if (8, 8) == size else y * 2)
+
+
+def test_attributes_that_forward_replaces_are_read_as_they_were() -> None:
+    done = check_exact(MovesItsMean(), X)
+    assert done.report.front_end == "fx"

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.metarun import OnPaper
+from fxprune.program import NO_TENSORS
 
 
 class NotASizeError(Exception):
@@ -27,7 +28,8 @@ class SizeReader:
     def __init__(self, root: nn.Module, given: Mapping[str, Any]) -> None:
         self.root = root
         batch = next((one.shape[0] for one in _tensors(given) if one.ndim), 0)
-        self.runs = [_Run(root, given, batch, size) for size in dict.fromkeys((batch, 1, batch + 1))]
+        plain = _plain_tensors(root)
+        self.runs = [_Run(root, plain, given, batch, size) for size in dict.fromkeys((batch, 1, batch + 1))]
         self.reading = False  # modules and parameters are themselves meanwhile, not recorded
         self.fault: Exception | None = None  # why the last run ended
 
@@ -70,12 +72,14 @@ class SizeReader:
 class _Run:
     """One run of the graph on meta tensors, always as far as somebody has asked."""
 
-    def __init__(self, root: nn.Module, given: Mapping[str, Any], batch: int, size: int) -> None:
+    def __init__(
+        self, root: nn.Module, plain: Mapping[str, Tensor], given: Mapping[str, Any], batch: int, size: int
+    ) -> None:
         def resized(one: Tensor) -> Tensor:
             own = one.ndim > 0 and one.shape[0] == batch
             return torch.empty((size, *one.shape[1:]) if own else one.shape, dtype=one.dtype, device="meta")
 
-        self.root = root
+        self.root, self.plain = root, plain
         self.given = pytree.tree_map_only(Tensor, resized, dict(given))
         self.values: dict[fx.Node, Any] = {}
         self.last: fx.Node | None = None
@@ -94,7 +98,8 @@ class _Run:
         if node.op == "placeholder":
             return self._argument(str(node.target), args)
         if node.op == "get_attr":
-            return _attribute(self.root, str(node.target))
+            held = self.plain.get(str(node.target))
+            return _attribute(self.root, str(node.target)) if held is None else held
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         target: Any = _attribute(self.root, str(node.target)) if node.op == "call_module" else node.target
@@ -105,6 +110,16 @@ class _Run:
             return self.given[name]
         stem = name.rpartition("_")[0]  # fx numbers the parts of a container
         return self.given[stem] if stem in self.given else default[0]
+
+
+def _plain_tensors(root: nn.Module) -> dict[str, Tensor]:
+    """Tensors that are neither parameters nor buffers, as they are before forward may put others in their place."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in root.named_modules()
+        for name, value in vars(module).items()
+        if type(value) not in NO_TENSORS and isinstance(value, Tensor)
+    }
 
 
 def _attribute(root: nn.Module, path: str) -> Any:
