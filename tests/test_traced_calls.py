@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -195,9 +196,24 @@ class MovesItsMean(Small):
         self.mean = self.mean.type_as(x)
         size = (x.shape[2], x.shape[3])
         y = self.features(x - self.mean)
-        return self.scores(y if (8, 8) == size else y * 2)
+        return self.scores(y if size == (8, 8) else y * 2)
 
 
 def test_attributes_that_forward_replaces_are_read_as_they_were() -> None:
     done = check_exact(MovesItsMean(), X)
     assert done.report.front_end == "fx"
+
+
+class ListsOrTensors(Small):
+    """Takes the branch for tensors, as torch.fx alone does not."""
+
+    def forward(self, x: Any) -> Tensor:
+        parts = [x] if isinstance(x, Tensor) else list(x)
+        y = torch.cat([self.features(one) for one in parts])
+        return self.scores(y if isinstance(y.shape[2], int) and not isinstance(y, list | tuple) else y * 0)
+
+
+def test_isinstance_answers_where_a_trace_fails_without() -> None:
+    done = check_exact(ListsOrTensors(), X)
+    assert done.report.front_end == "fx" and done.program.dynamic_batch
+    assert isinstance is vars(builtins)["isinstance"] and isinstance.__module__ == "builtins"

@@ -148,14 +148,22 @@ def capture(
         given = bind_arguments(skeleton, inputs.args, inputs.kwargs)
     except TypeError as error:
         raise CaptureError(f"the example inputs do not fit {type(model).__name__}.forward: {error}") from None
+
+    def by_fx(skeleton: nn.Module, tensors: dict[str, Tensor], **how: bool) -> Program:
+        program = _tried(_by_fx(skeleton, tensors, inputs, given, record_sources=record_sources, **how), trial)
+        return _with_note(program, check_same(model, program)) if compare else program
+
     try:
-        program = _tried(_by_fx(skeleton, tensors, inputs, given, record_sources), trial)
-        if compare:
-            program = _with_note(program, check_same(model, program))
+        program = by_fx(skeleton, tensors)
     except CaptureError:
         raise
     except Exception as error:
-        program = _by_export(model, inputs, error, compare, trial)
+        try:
+            program = by_fx(*skeleton_of(model), instances=True)
+        except CaptureError:
+            raise
+        except Exception:
+            program = _by_export(model, inputs, error, compare, trial)
     program = replace(program, constants=_constants(program, model))
     return _with_unused(_with_settled(program, settled), model)
 
@@ -171,10 +179,10 @@ def _of_exported(network: ExportedNetwork, inputs: Inputs, trial: Trial) -> Prog
 
 
 def _by_fx(
-    skeleton: nn.Module, tensors: dict[str, Tensor], inputs: Inputs, given: Mapping[str, Any], record_sources: bool
+    skeleton: nn.Module, tensors: dict[str, Tensor], inputs: Inputs, given: Mapping[str, Any], **how: bool
 ) -> Program:
     with autocast_noted() as notes:
-        evaluate, train_graph = trace_modes(skeleton, given, record_sources)
+        evaluate, train_graph = trace_modes(skeleton, given, **how)
     module = Skeleton(skeleton, evaluate, class_name=type(skeleton).__name__)
     if train_graph is not None:
         adopt(module, skeleton, train_graph)

@@ -1,16 +1,17 @@
-"""Questions about types that code asks of torch while it is traced: a proxy answers for the value it stands for.
-
-`isinstance(x, Tensor)` cannot be answered so: to torch's own code a proxy would look like a tensor in memory.
-"""
+"""Questions about types that code asks while it is traced: a proxy answers for the value it stands for."""
 
 from __future__ import annotations
 
+import builtins
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import fx
+
+from fxprune.capture.sizes import NotASizeError
 
 
 @contextmanager
@@ -30,3 +31,31 @@ def types_answered(value_of: Callable[[fx.Node], Any]) -> Iterator[None]:
         yield
     finally:
         torch.is_tensor, torch.jit.isinstance = is_tensor, is_instance
+
+
+@contextmanager
+def instances_answered(value_of: Callable[[fx.Node], Any]) -> Iterator[None]:
+    """isinstance too. For networks that cannot be traced otherwise: it is asked all the time, and also by torch's own
+    code, which must see proxies as what they are.
+    """
+    original = builtins.isinstance
+
+    def answer(obj: Any, kinds: Any, /) -> bool:
+        if original(obj, kinds) or not original(obj, fx.Proxy):
+            return original(obj, kinds)
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        if asking.partition(".")[0] in _OWN:
+            return False
+        try:
+            return original(value_of(obj.node), kinds)
+        except NotASizeError:
+            return False
+
+    builtins.isinstance = answer
+    try:
+        yield
+    finally:
+        builtins.isinstance = original
+
+
+_OWN = ("torch", "fxprune", "einops", "typing", "inspect", "functools", "numpy")

@@ -6,7 +6,7 @@ import inspect
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from fxprune.capture.makers import recorded_makers
 from fxprune.capture.no_gradients import detach_what_leaves
 from fxprune.capture.own_functions import functions_followed
 from fxprune.capture.proxies import AskingProxy, SizedParameterProxy, WritingProxy
-from fxprune.capture.questions import types_answered
+from fxprune.capture.questions import instances_answered, types_answered
 from fxprune.capture.sizes import SizeReader
 from fxprune.containers import field_names, is_dataclass, know
 from fxprune.program import named_tensors
@@ -36,8 +36,11 @@ class LeafTracer(fx.Tracer):
     such a block detached.
     """
 
-    def __init__(self, skeleton: nn.Module, given: Mapping[str, Any], record_sources: bool = False) -> None:
+    def __init__(
+        self, skeleton: nn.Module, given: Mapping[str, Any], record_sources: bool = False, instances: bool = False
+    ) -> None:
         super().__init__()
+        self.instances = instances
         self.record_stack_traces = record_sources
         self.sizes = SizeReader(skeleton, given)
         self.names: dict[int, str] = {}
@@ -56,7 +59,8 @@ class LeafTracer(fx.Tracer):
         def asleep() -> bool:
             return self.sizes.reading
 
-        with recorded_makers(self, asleep), types_answered(self.sizes.value), torch.enable_grad():
+        answered = instances_answered(self.sizes.value) if self.instances else nullcontext()
+        with recorded_makers(self, asleep), types_answered(self.sizes.value), answered, torch.enable_grad():
             graph = super().trace(root, concrete_args)
         detach_what_leaves(graph, self.without_gradients, self.sizes.value)
         return graph
@@ -127,18 +131,16 @@ def reads_training(module: nn.Module) -> bool:
     return code is not None and "training" in code.co_names and next(module.buffers(), None) is None
 
 
-def trace_modes(
-    skeleton: nn.Module, given: Mapping[str, Any], record_sources: bool = False
-) -> tuple[fx.Graph, fx.Graph | None]:
+def trace_modes(skeleton: nn.Module, given: Mapping[str, Any], **how: bool) -> tuple[fx.Graph, fx.Graph | None]:
     """The graph in eval mode, and the one in train mode where it differs. Leaves the skeleton in eval mode.
 
-    One trace is enough when nothing in it has asked for the mode.
+    One trace is enough when nothing in it has asked for the mode. `how`: see `trace`.
     """
     with watched_mode() as mode:
-        evaluate = trace(skeleton, given, training=False, record_sources=record_sources)
+        evaluate = trace(skeleton, given, training=False, **how)
     if not mode.read and not any(map(_switches_itself, skeleton.modules())):
         return evaluate, None
-    train = trace(skeleton, given, training=True, record_sources=record_sources)
+    train = trace(skeleton, given, training=True, **how)
     skeleton.eval()
     return evaluate, None if same_graph(train, evaluate) else train
 
@@ -176,12 +178,13 @@ def _switches_itself(module: nn.Module) -> bool:
     return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval or "train" in vars(module)
 
 
-def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, record_sources: bool = False) -> fx.Graph:
-    """Trace the skeleton in train or eval mode. Arguments of forward that are not `given` are fixed at their
-    defaults.
+def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, **how: bool) -> fx.Graph:
+    """Trace the skeleton in train or eval mode. Arguments of forward that are not `given` are fixed at their defaults.
+
+    how   record_sources: keep source lines; instances: answer isinstance for what proxies stand for
     """
     skeleton.train(training)
-    tracer = LeafTracer(skeleton, given, record_sources)
+    tracer = LeafTracer(skeleton, given, **how)
     with _attributes_kept(skeleton), nothing_drawn(), functions_followed(), einops_for(_PROXIES):
         graph = _traced(tracer, skeleton, given)
         made = {node.target: vars(skeleton).get(str(node.target)) for node in graph.find_nodes(op="get_attr")}
