@@ -209,10 +209,10 @@ def _attributes_kept(skeleton: nn.Module) -> Iterator[None]:
     """
     held = [(module, dict(vars(module))) for module in skeleton.modules()]
     inside = [
-        (value, value.copy())
+        (value, value.copy() if value else value)  # most are empty
         for _, attributes in held
         for name, value in attributes.items()
-        if type(value) in (list, set, dict, OrderedDict) and name not in ("_parameters", "_buffers", "_modules")
+        if type(value) in _CONTAINERS and name not in _REGISTERED
     ]
     try:
         yield
@@ -221,8 +221,13 @@ def _attributes_kept(skeleton: nn.Module) -> Iterator[None]:
             vars(module).clear()
             vars(module).update(attributes)
         for value, before in inside:
+            kept = () if before is value else before
             value.clear()
-            value.extend(before) if isinstance(value, list) else value.update(before)
+            value.extend(kept) if isinstance(value, list) else value.update(kept)
+
+
+_CONTAINERS = frozenset({list, set, dict, OrderedDict})
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
