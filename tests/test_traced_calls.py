@@ -26,6 +26,7 @@ class Net(Small):
         self.middle = middle
         self.register_buffer("order", torch.arange(11, -1, -1))
         self.register_buffer("window", torch.ones(1, 1, 3, 3) / 9)
+        self.same = nn.Conv2d(12, 12, 1)
         self.unfold, self.plain = Rearrange("b c (h p) w -> b c h (p w)", p=2), [nn.Hardtanh(0.0, 4.0)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,6 +68,11 @@ def made_at_the_call(_: Any, x: Tensor) -> Tensor:
     return found
 
 
+def wrapped_at_the_call(net: Any, x: Tensor) -> Tensor:
+    found: Tensor = nn.Sequential(net.same, nn.ReLU())(x)
+    return found
+
+
 def kept_in_a_list(net: Any, x: Tensor) -> Tensor:
     found: Tensor = net.plain[0](x)
     return found
@@ -92,7 +98,7 @@ def written_into(_: Any, x: Tensor) -> Tensor:
 
 MIDDLES = [
     rearranged, reduced, grouped, layer_of_einops, looked_up_by_rank, asked_for_its_type, counted, made_at_the_call,
-    kept_in_a_list, as_variables, as_tensors, asked_whether_it_is_a_tensor, written_into,
+    wrapped_at_the_call, kept_in_a_list, as_variables, as_tensors, asked_whether_it_is_a_tensor, written_into,
 ]  # fmt: skip
 
 

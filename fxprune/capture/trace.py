@@ -92,8 +92,8 @@ class LeafTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.sizes.reading:
             return forward(*args, **kwargs)
-        if m not in (self.submodule_paths or {}) and next(m.parameters(), None) is next(m.buffers(), None) is None:
-            return forward(*args, **kwargs)  # made in forward, or kept where modules do not register
+        if m not in (self.submodule_paths or {}) and self._made_of_known(m):
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         plain = not kwargs and not self.record_stack_traces and all(isinstance(one, fx.Proxy) for one in args)
         if not plain or not self.is_leaf_module(m, path):
@@ -105,6 +105,10 @@ class LeafTracer(fx.Tracer):
         node = self.graph.create_node("call_module", path)
         node.args = given  # given at once, they would be searched for symbolic sizes
         return self.proxy(node)
+
+    def _made_of_known(self, m: nn.Module) -> bool:
+        """A module made in forward, or kept where modules do not register, that holds no numbers of its own."""
+        return all(id(one) in self.names for one in (*m.parameters(), *m.buffers()))
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A branch on sizes goes the way it goes for the example inputs."""
