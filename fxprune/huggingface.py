@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from fxprune.compiled import Compiled
+from fxprune.errors import OptionError
 from fxprune.learner import StructureLearner
 
 
@@ -58,6 +59,8 @@ class StructureLearning(TrainerCallback, ExportableState):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_given: Any
     ) -> None:
         held = (state.stateful_callbacks or {}).get(type(self).__name__)
+        if state.global_step and isinstance(held, list):
+            raise OptionError("the checkpoint is of several StructureLearning callbacks: which is whose is not told")
         if state.global_step and isinstance(held, Mapping) and "learner" in held.get("attributes", {}):
             self.learner.load_state_dict(_with_tensor(held["attributes"]["learner"]))
             if state.epoch and state.epoch.is_integer() and len(self.learner.history) < state.epoch:

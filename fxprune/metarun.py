@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -14,12 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.program import Inputs
 
+# Tracing patches torch and nn.Module, and the proof sets torch's default type: two threads would undo each other's.
+ONE_AT_A_TIME = threading.RLock()
+
 
 @contextmanager
 def plain_mode() -> Iterator[None]:
     """Work as outside of inference mode and with the CPU as default device, whatever the caller has set."""
     elsewhere = torch.get_default_device().type != "cpu"
-    with torch.inference_mode(False), torch.device("cpu") if elsewhere else nullcontext():
+    with ONE_AT_A_TIME, torch.inference_mode(False), torch.device("cpu") if elsewhere else nullcontext():
         yield
 
 

@@ -24,7 +24,8 @@ def needs_entry(module: nn.Module) -> bool:
     """Whether forward is decorated or takes any number of arguments, and torch.fx would get them wrong."""
     forward = type(module).forward
     kinds = [one.kind for one in inspect.signature(module.forward).parameters.values()]
-    return inspect.unwrap(forward) is not forward or any(kind in _MANY for kind in kinds)
+    own = "forward" in vars(module) or inspect.unwrap(forward) is not forward
+    return own or any(kind in _MANY for kind in kinds)
 
 
 def flat_arguments(module: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,11 +48,11 @@ def entry(module: nn.Module, names: Sequence[str], settings: Mapping[str, Any]) 
     settings  those of them that have these values whatever is given
     """
     kind = type(module)
-    signature, forward = inspect.signature(module.forward), kind.forward
+    signature, forward = inspect.signature(module.forward), module.forward
 
     def call(self: nn.Module, *values: Any) -> Any:
         args, kwargs = _as_given(signature, {**dict(zip(names, values, strict=True)), **settings})
-        return forward(self, *args, **kwargs)
+        return forward(*args, **kwargs)
 
     setattr(kind, ENTRY, _taking(names, call, getattr(inspect.unwrap(forward), "__globals__", {})))
     try:

@@ -6,9 +6,11 @@ dropout are all that differs; where more does, the network is exported in traini
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxprune.capture.chance import nothing_drawn
@@ -16,7 +18,10 @@ from fxprune.capture.read_numbers import settle_numbers
 from fxprune.capture.trace import same_graph
 from fxprune.program import adopt, named_tensors, skeleton_of
 
-LOST = "in training mode torch.export cannot follow the network either: train() computes what inference does"
+LOST = (
+    "in training mode torch.export cannot follow the network either: in train() norms and dropout do as they do in "
+    "training, everything else as in inference"
+)
 
 
 def own_training(
@@ -35,16 +40,35 @@ def own_training(
         other, numbers = skeleton_of(graph)
         assert isinstance(other, fx.GraphModule)
         clean(other.graph)
-        if settle_numbers(other, numbers):
+        read = settle_numbers(other, numbers)
+        if read:
             other.graph.eliminate_dead_code()
-        if _result(other.graph) == _result(module.graph) and same_graph(derived, other.graph):
+        held = _held(derived, module, tensors), _held(other.graph, other, numbers)
+        alike = _result(other.graph) == _result(module.graph) and same_graph(derived, other.graph)
+        if alike and all(map(_same, *held)):
             return derived, ()
         _rename_constants(other, numbers, named_tensors(model))
         adopt(module, other, other.graph)
     except Exception:
         return derived, (LOST,)
     tensors.update((name, value) for name, value in numbers.items() if name not in tensors)
-    return other.graph, ()
+    fixed = f"numbers that the network reads from {', '.join(read[:5])} are fixed at what they are now"
+    return other.graph, (fixed,) if read else ()
+
+
+def _held(graph: fx.Graph, module: nn.Module, numbers: Mapping[str, Tensor]) -> list[Any]:
+    """What a graph reads: tensors with their numbers, and graphs."""
+    names = [str(node.target) for node in graph.find_nodes(op="get_attr")]
+    return [numbers[name] if name in numbers else operator.attrgetter(name)(module) for name in names]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, fx.GraphModule) and isinstance(other, fx.GraphModule):
+        inner = _held(one.graph, one, {}), _held(other.graph, other, {})
+        return same_graph(one.graph, other.graph) and all(map(_same, *inner))
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
+        return False
+    return one is other or one.is_meta or other.is_meta or torch.equal(one, other)
 
 
 def _result(graph: fx.Graph) -> str:

@@ -17,6 +17,7 @@ from torch.autograd.variable import VariableMeta
 from torch.utils import _pytree as pytree
 from torch.utils._device import _device_constructors
 
+_BERNOULLI = torch.bernoulli
 _RANDOM = ("rand", "randn", "randint", "randperm", "normal", "bernoulli")
 _PLAIN = ("zeros", "ones", "empty", "full", "eye", "arange", "linspace", "tensor", "as_tensor")
 
@@ -58,6 +59,8 @@ def _recording(
         given = any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs)))
         if asleep() or not (always or given) or "generator" in kwargs:
             return original(*args, **kwargs)
+        if original is _BERNOULLI and not given and len(args) == 1 and not kwargs:
+            return (torch.rand(args[0].shape) < args[0]).to(args[0].dtype)  # a constant is no probability to everybody
         return tracer.create_proxy("call_function", original, args, kwargs)
 
     return make

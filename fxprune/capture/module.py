@@ -10,23 +10,22 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils import _pytree as pytree
 
-from fxprune.capture.autocast import autocast_noted, without_autocast
+from fxprune.capture.autocast import autocast_noted
 from fxprune.capture.export import export_graph, exported_program, structure_copy
 from fxprune.capture.exported import ExportedNetwork, from_program
 from fxprune.capture.inputs import check_run
 from fxprune.capture.names import check_names
-from fxprune.capture.own_functions import functions_noted, other_gradients
+from fxprune.capture.own_functions import functions_noted
 from fxprune.capture.plain import plain_weights
+from fxprune.capture.sameness import compared, told
 from fxprune.capture.trace import bind_arguments, trace_modes
 from fxprune.capture.unfit import check_layers
 from fxprune.channels.engine import WalkError
-from fxprune.compare import difference, random_inputs
 from fxprune.containers import know
 from fxprune.errors import CaptureError, described
-from fxprune.metarun import meta_values, on_meta
-from fxprune.program import Inputs, Program, Skeleton, adopt, materialise, named_tensors, real_tensors, skeleton_of
+from fxprune.metarun import ONE_AT_A_TIME, meta_values, on_meta
+from fxprune.program import Inputs, Program, Skeleton, adopt, named_tensors, real_tensors, skeleton_of
 
 
 def as_inputs(example: Any) -> Inputs:
@@ -137,8 +136,13 @@ def capture(
     if not checked:
         check_model(model, shapes_only=shapes_only)
     inputs = as_inputs(example)
-    if isinstance(model, ExportedNetwork):
-        return _of_exported(model, inputs, trial)
+    with ONE_AT_A_TIME:
+        if isinstance(model, ExportedNetwork):
+            return _of_exported(model, inputs, trial)
+        return _of_module(model, inputs, trial, record_sources, compare)
+
+
+def _of_module(model: nn.Module, inputs: Inputs, trial: Trial, record_sources: bool, compare: bool) -> Program:
     try:
         model, settled = plain_weights(model)
         skeleton, tensors = skeleton_of(model)
@@ -150,8 +154,12 @@ def capture(
         raise CaptureError(f"the example inputs do not fit {type(model).__name__}.forward: {error}") from None
 
     def by_fx(skeleton: nn.Module, tensors: dict[str, Tensor], **how: bool) -> Program:
-        program = _tried(_by_fx(skeleton, tensors, inputs, given, record_sources=record_sources, **how), trial)
-        return _with_note(program, check_same(model, program)) if compare else program
+        program, functions = _by_fx(skeleton, tensors, inputs, given, record_sources=record_sources, **how)
+        program = _tried(program, trial)
+        if compare:
+            return compared(model, program)
+        unknown = told(functions, "nobody has compared them with its own backward")
+        return _with_note(program, unknown) if functions else program
 
     try:
         program = by_fx(skeleton, tensors)
@@ -180,15 +188,16 @@ def _of_exported(network: ExportedNetwork, inputs: Inputs, trial: Trial) -> Prog
 
 def _by_fx(
     skeleton: nn.Module, tensors: dict[str, Tensor], inputs: Inputs, given: Mapping[str, Any], **how: bool
-) -> Program:
-    with autocast_noted() as notes:
+) -> tuple[Program, set[str]]:
+    """The program, and the names of Functions with a backward of their own that were traced through."""
+    with autocast_noted() as notes, functions_noted() as functions:
         evaluate, train_graph = trace_modes(skeleton, given, **how)
     module = Skeleton(skeleton, evaluate, class_name=type(skeleton).__name__)
     if train_graph is not None:
         adopt(module, skeleton, train_graph)
     real = real_tensors(module, tensors)
     module.eval()
-    return Program(module, real, inputs, train_graph, notes=tuple(notes))
+    return Program(module, real, inputs, train_graph, notes=tuple(notes)), functions
 
 
 def _tried(program: Program, trial: Trial) -> Program:
@@ -205,40 +214,12 @@ def _tried(program: Program, trial: Trial) -> Program:
         ) from cause
 
 
-class LostInTracing(Exception):
-    """The captured graph is not the network."""
-
-
-def check_same(model: nn.Module, program: Program) -> str:
-    """The graph computes what the model does, in eval mode, on random numbers of the model's own type.
-
-    Returns a note where gradients are others. Raises LostInTracing.
-    """
-    own = structure_copy(model, clone_buffers=True).eval()
-    numbers = {name: one if isinstance(one, nn.Parameter) else one.clone() for name, one in program.tensors.items()}
-    graph: nn.Module = materialise(program.module, numbers)
-    outputs, applied = [], set[str]()
-    for network in (own, graph.eval()):
-        with torch.no_grad(), without_autocast(), torch.random.fork_rng(devices=[]), functions_noted() as functions:
-            torch.manual_seed(0)
-            inputs = random_inputs(program.inputs, 0)  # anew: a network may write into what it is given
-            outputs.append(network(*inputs.args, **inputs.kwargs))
-            applied |= functions
-    error = difference(pytree.tree_leaves(outputs[0]), pytree.tree_leaves(outputs[1]))
-    if not error <= _SAME:
-        raise LostInTracing(f"the captured graph differs from the network by {error:.1e}")
-    return other_gradients(applied, own, graph, random_inputs(program.inputs, 0))
-
-
-_SAME = 1e-3  # mostly the same calls in the same order; a lost one shows up as a difference of order one
-
-
 def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare: bool, trial: Trial) -> Program:
     if not any(tensor.is_meta for tensor in named_tensors(model).values()):
         check_run(structure_copy(model, clone_buffers=True), inputs)
     try:
         program = _tried(export_graph(model, inputs, described(first_error)), trial)
-        return _with_note(program, check_same(model, program)) if compare else program
+        return compared(model, program) if compare else program
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured. torch.fx: {described(first_error)}. "

@@ -7,26 +7,21 @@ or to save memory; where it is another one (a straight-through estimator), the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.autograd import Function
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
-
-from fxprune.compare import difference
-from fxprune.program import Inputs
-
-_SAME = 1e-2  # of the largest gradient; another derivative is another one by far
 
 
 class _Context:
     """What forward is given to note things for backward; nobody looks at them."""
 
-    def __init__(self, count: int) -> None:
-        self.needs_input_grad = (True,) * count
+    def __init__(self, args: tuple[Any, ...]) -> None:
+        self.needs_input_grad = tuple(map(_trained, args))
 
     def save_for_backward(self, *_: Any) -> None: ...
     def save_for_forward(self, *_: Any) -> None: ...
@@ -35,17 +30,40 @@ class _Context:
     def set_materialize_grads(self, *_: Any) -> None: ...
 
 
+def _trained(value: Any) -> bool:
+    """Whether gradients would be asked for: of activations and of parameters that are not frozen."""
+    if isinstance(value, fx.proxy.ParameterProxy):
+        return value.param.requires_grad
+    if isinstance(value, fx.Proxy):
+        return value.node.op not in ("placeholder", "get_attr")
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+_noting: list[set[str]] = []
+
+
+def _note(kind: type[Function]) -> None:
+    if not kind.__module__.startswith("torch."):
+        for names in _noting:
+            names.add(kind.__name__)
+
+
 @contextmanager
-def functions_followed() -> Iterator[None]:
-    """Trace through the forward of a Function applied to proxies. torch itself would do so without gradients."""
+def functions_followed(inside: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
+    """Trace through the forward of a Function applied to proxies. torch itself would do so without gradients.
+
+    inside   entered meanwhile, where gradients flow through the call: forward itself runs without, as it does in torch
+    """
 
     def apply(original: Callable[..., Any], kind: type[Function], args: Any, kwargs: Any) -> Any:
         if not any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):
             return original(*args, **kwargs)
         if kind is CheckpointFunction:
             return args[0](*args[2:])  # what is computed again in its backward has the gradients of this
-        apart = kind.setup_context is not Function.setup_context
-        return kind.forward(*(() if apart else (_Context(len(args)),)), *args, **kwargs)
+        _note(kind)
+        context = () if kind.setup_context is not Function.setup_context else (_Context(args),)
+        with inside() if torch.is_grad_enabled() else nullcontext(), torch.no_grad():
+            return kind.forward(*context, *args, **kwargs)
 
     with _replaced(apply):
         yield
@@ -53,16 +71,19 @@ def functions_followed() -> Iterator[None]:
 
 @contextmanager
 def functions_noted() -> Iterator[set[str]]:
-    """Collect the names of Functions that are applied."""
-    names: set[str] = set()
+    """Collect the names of Functions of other people than torch's that are applied, or traced through."""
 
     def apply(original: Callable[..., Any], kind: type[Function], args: Any, kwargs: Any) -> Any:
-        if not kind.__module__.startswith("torch."):
-            names.add(kind.__name__)
+        _note(kind)
         return original(*args, **kwargs)
 
-    with _replaced(apply):
-        yield names
+    names: set[str] = set()
+    _noting.append(names)
+    try:
+        with _replaced(apply):
+            yield names
+    finally:
+        _noting.pop()
 
 
 @contextmanager
@@ -77,37 +98,3 @@ def _replaced(apply: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         Function.apply = before  # type: ignore[method-assign]
-
-
-def other_gradients(names: set[str], network: nn.Module, graph: nn.Module, inputs: Inputs) -> str:
-    """Says so where the captured graph has other gradients than the network; empty where it has the same."""
-    if not names:
-        return ""
-    found = [_gradients(one, inputs) for one in (network, graph)]
-    common = [name for name in found[0] if name in found[1]]
-    if all(difference(found[0][name], found[1][name]) <= _SAME for name in common):
-        return ""
-    return (
-        f"gradients of {', '.join(sorted(names))} are those of its forward in the compiled network: its own backward, "
-        "which computes others, is not part of a graph"
-    )
-
-
-def _gradients(network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """Of a sum of the outputs with fixed random weights; zero where there is none."""
-    parameters = {name: one for name, one in network.named_parameters() if one.requires_grad}
-    with torch.enable_grad():
-        outputs = pytree.tree_leaves(network(*inputs.args, **inputs.kwargs))
-        draw = torch.Generator().manual_seed(0)
-        sums = [
-            (one * torch.randn(one.shape, generator=draw, dtype=torch.float64).to(one)).sum()
-            for one in outputs
-            if isinstance(one, Tensor) and one.requires_grad and one.is_floating_point()
-        ]
-        if not sums or not parameters:
-            return {}
-        found = torch.autograd.grad(torch.stack(sums).sum(), list(parameters.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(one) if gradient is None else gradient
-        for (name, one), gradient in zip(parameters.items(), found, strict=True)
-    }

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx
 
 from fxprune.capture.sizes import NotASizeError, SizeReader
@@ -24,6 +25,12 @@ class AskingProxy(fx.Proxy):
             return self._asked().read(self.tracer.create_proxy("call_function", getattr, (self, "ndim"), {}).node)
         except NotASizeError:
             return AskingAttribute(self, "ndim")
+
+    @property
+    def requires_grad(self) -> bool:
+        """As it would be: in training what is computed has gradients, in inference nothing has."""
+        training = bool(self.tracer.root.training)  # type: ignore[attr-defined]  # who asks wants both modes
+        return training and torch.is_grad_enabled() and self.node.op != "placeholder"
 
     def __contains__(self, item: object) -> bool:
         return item in self._asked().read(self.node)
@@ -83,8 +90,8 @@ class WritingProxy(AskingProxy):
 
     @data.setter
     def data(self, value: Any) -> None:
-        """`x.data = y` writes y into x."""
-        self.detach().copy_(value)
+        """`x.data = y` gives x the numbers of y, and the gradients go where they went."""
+        self.node = (self + (value - self).detach()).node
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """`x[:, :4] = y` writes into a part of x, found by an index of plain numbers, slices and sizes."""
@@ -95,10 +102,23 @@ class WritingProxy(AskingProxy):
         part.fill_(value) if isinstance(value, int | float) else part.copy_(value)
 
 
-class SizedParameterProxy(fx.proxy.ParameterProxy):
+class HeldProxy(WritingProxy):
+    """A tensor that the network holds: what is written into it is there at the next call."""
+
+    @property
+    def data(self) -> Any:
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        """`x.data = y` writes y into x."""
+        self.detach().copy_(value)
+
+
+class SizedParameterProxy(HeldProxy, fx.proxy.ParameterProxy):
     """Knows its own sizes, one by one as well."""
 
-    data = WritingProxy.data
+    ndim = fx.proxy.ParameterProxy.ndim
 
     def size(self, dim: int | None = None) -> Any:
         return self.param.size() if dim is None else self.param.size(dim)

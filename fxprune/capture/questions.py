@@ -6,6 +6,7 @@ import builtins
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from fxprune.capture.sizes import NotASizeError
 
 @contextmanager
 def types_answered(value_of: Callable[[fx.Node], Any]) -> Iterator[None]:
-    """torch.is_tensor and torch.jit.isinstance look at what a node returns on the meta device."""
-    is_tensor, is_instance = torch.is_tensor, torch.jit.isinstance
+    """torch.is_tensor, torch.jit.isinstance, torch._check and torch.finfo look at what a node returns on the meta
+    device.
+    """
+    is_tensor, is_instance, torch_check = torch.is_tensor, torch.jit.isinstance, torch._check
+    finfo, iinfo = torch.finfo, torch.iinfo
 
     def value(x: Any) -> Any:
         return value_of(x.node) if isinstance(x, fx.Proxy) else x
@@ -25,12 +29,21 @@ def types_answered(value_of: Callable[[fx.Node], Any]) -> Iterator[None]:
     def instance(obj: Any, target_type: Any) -> Any:
         return is_instance(value(obj), target_type)  # type: ignore[no-untyped-call]
 
+    def check(cond: Any, *message: Any) -> None:
+        torch_check(bool(cond), *message)  # type: ignore[no-untyped-call]
+
+    def limits(kind: Any, *number: Any) -> Any:
+        return kind(*map(value, number))
+
+    torch._check = check
+    torch.finfo, torch.iinfo = partial(limits, finfo), partial(limits, iinfo)  # type: ignore[assignment, misc]
     torch.is_tensor = lambda obj: is_tensor(value(obj))  # type: ignore[assignment]
     torch.jit.isinstance = instance
     try:
         yield
     finally:
-        torch.is_tensor, torch.jit.isinstance = is_tensor, is_instance
+        torch.is_tensor, torch.jit.isinstance, torch._check = is_tensor, is_instance, torch_check
+        torch.finfo, torch.iinfo = finfo, iinfo  # type: ignore[misc]
 
 
 @contextmanager

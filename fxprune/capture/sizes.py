@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.metarun import OnPaper
-from fxprune.program import NO_TENSORS
+from fxprune.program import NO_TENSORS, named_tensors
 
 
 class NotASizeError(Exception):
@@ -28,7 +28,7 @@ class SizeReader:
     def __init__(self, root: nn.Module, given: Mapping[str, Any]) -> None:
         self.root = root
         batch = next((one.shape[0] for one in _tensors(given) if one.ndim), 0)
-        plain = _plain_tensors(root)
+        plain = {**named_tensors(root), **_plain_tensors(root)}
         self.runs = [_Run(root, plain, given, batch, size) for size in dict.fromkeys((batch, 1, batch + 1))]
         self.reading = False  # modules and parameters are themselves meanwhile, not recorded
         self.fault: Exception | None = None  # why the last run ended
@@ -49,6 +49,8 @@ class SizeReader:
         return int(self._agreed(node, [_length(value) for value in self._values(node)]))
 
     def _agreed(self, node: fx.Node, values: list[Any]) -> Any:
+        if any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves(values)):
+            raise NotASizeError(f"{node.name} is made of what forward has put in place of a tensor of the network")
         if any(value != values[0] for value in values):
             raise NotASizeError(f"{node.name} depends on the batch size")
         return values[0]

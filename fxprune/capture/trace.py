@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -18,13 +19,13 @@ from fxprune.capture.entry import entry, flat_arguments, needs_entry
 from fxprune.capture.makers import recorded_makers
 from fxprune.capture.no_gradients import detach_what_leaves
 from fxprune.capture.own_functions import functions_followed
-from fxprune.capture.proxies import AskingProxy, SizedParameterProxy, WritingProxy
+from fxprune.capture.proxies import AskingAttribute, AskingProxy, HeldProxy, SizedParameterProxy, WritingProxy
 from fxprune.capture.questions import instances_answered, types_answered
 from fxprune.capture.sizes import SizeReader
 from fxprune.containers import field_names, is_dataclass, know
 from fxprune.program import named_tensors
 
-_PROXIES = (AskingProxy, SizedParameterProxy, WritingProxy)
+_PROXIES = (AskingAttribute, AskingProxy, HeldProxy, SizedParameterProxy, WritingProxy)
 
 
 class LeafTracer(fx.Tracer):
@@ -46,11 +47,21 @@ class LeafTracer(fx.Tracer):
         self.names: dict[int, str] = {}
         self.proxies: dict[str, fx.Proxy] = {}
         self.without_gradients: set[fx.Node] = set()
+        self.in_function = 0  # how deep in forwards of torch.autograd.Function, which run without gradients
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not self.in_function:
             self.without_gradients.add(node)
         return WritingProxy(node, self)
+
+    @contextmanager
+    def function(self) -> Iterator[None]:
+        """Around the forward of a torch.autograd.Function: what it computes has gradients."""
+        self.in_function += 1
+        try:
+            yield
+        finally:
+            self.in_function -= 1
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.names = {id(tensor): name for name, tensor in reversed(named_tensors(root).items())}
@@ -77,7 +88,9 @@ class LeafTracer(fx.Tracer):
         return self.proxies[name]
 
     def create_arg(self, a: Any) -> Any:
-        """Dataclasses stay what they are, those too that are dicts."""
+        """Dataclasses stay what they are, those too that are dicts. Numbers of numpy become Python's."""
+        if isinstance(a, np.generic):
+            return super().create_arg(a.item())
         if not is_dataclass(type(a)):
             return super().create_arg(a)
         know(a)
@@ -86,7 +99,7 @@ class LeafTracer(fx.Tracer):
 
     def _factory(self, tensor: Tensor) -> Callable[[fx.Node], fx.Proxy]:
         if not isinstance(tensor, nn.Parameter):
-            return lambda node: AskingProxy(node, self)
+            return lambda node: HeldProxy(node, self)
         return lambda node: SizedParameterProxy(self, node, str(node.target), tensor)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -189,7 +202,7 @@ def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, **ho
     """
     skeleton.train(training)
     tracer = LeafTracer(skeleton, given, **how)
-    with _attributes_kept(skeleton), nothing_drawn(), functions_followed(), einops_for(_PROXIES):
+    with _attributes_kept(skeleton), nothing_drawn(), functions_followed(tracer.function), einops_for(_PROXIES):
         graph = _traced(tracer, skeleton, given)
         made = {node.target: vars(skeleton).get(str(node.target)) for node in graph.find_nodes(op="get_attr")}
     vars(skeleton).update((str(name), value) for name, value in made.items() if isinstance(value, Tensor))
@@ -199,9 +212,9 @@ def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, **ho
 
 
 def _traced(tracer: LeafTracer, skeleton: nn.Module, given: Mapping[str, Any]) -> fx.Graph:
-    if not needs_entry(skeleton):
-        return tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
     settings = {name: value for name, value in given.items() if _is_setting(value)}
+    if not settings and not needs_entry(skeleton):
+        return tracer.trace(skeleton, concrete_args=_fixed_arguments(skeleton, given))
     with entry(skeleton, list(given), settings) as tracer.traced_func_name:
         return tracer.trace(skeleton)
 
@@ -231,7 +244,7 @@ def _attributes_kept(skeleton: nn.Module) -> Iterator[None]:
 
 
 _CONTAINERS = frozenset({list, set, dict, OrderedDict})
-_REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
+_REGISTERED = frozenset({"_parameters", "_modules"})
 
 
 def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,14 +254,13 @@ def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def _fixed_arguments(skeleton: nn.Module, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments that have their defaults. Settings that are given enter elsewhere."""
     fixed = {}
     for name, parameter in inspect.signature(skeleton.forward).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if name not in given and parameter.default is not parameter.empty:
             fixed[name] = parameter.default
-        elif name in given and _is_setting(given[name]):
-            fixed[name] = given[name]
     return fixed or None
 
 

@@ -47,7 +47,7 @@ def slice_pools(graph: fx.Graph) -> None:
     """
     for node in list(graph.nodes):
         rank = _POOLS.get(node.target, 0)
-        if not rank:
+        if not rank or node.args[6:]:  # a divisor of its own
             continue
         value: Any = node.args[0]
         given: list[Any] = [*node.args[1:4], (), (0,)]

@@ -152,13 +152,26 @@ def _equal(layer: nn.Module, other: nn.Module) -> bool:
     if type(layer) is not type(other):
         return False
     settings, theirs = (_settings(one) for one in (layer, other))
-    if not (settings.keys() >= theirs.keys() if _is_torchs(layer) else settings.keys() == theirs.keys()):
+    if not settings.keys() >= theirs.keys():
+        return False
+    if not _is_torchs(layer) and any(_names(type(layer), extra) for extra in settings.keys() - theirs.keys()):
         return False
     if not all(_same(settings[name], value) for name, value in theirs.items()):
         return False
     if _described(layer) != _described(other) or layer._modules.keys() != other._modules.keys():
         return False
     return all(map(_equal, layer.children(), other.children()))
+
+
+def _names(kind: type[nn.Module], attribute: str) -> bool:
+    """Whether code of the class names this attribute. What others hang onto a module to remember it is not named."""
+    codes = [
+        getattr(one, "__code__", None)
+        for owner in kind.__mro__[: kind.__mro__.index(nn.Module)]
+        for value in vars(owner).values()
+        for one in (value, getattr(value, "fget", None), getattr(value, "__func__", None))
+    ]
+    return any(attribute in (*code.co_names, *code.co_consts) for code in codes if code is not None)
 
 
 def _settings(layer: nn.Module) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from fxprune.errors import ExportError
 
 WIDTH = 120
 INDENT = "    "
-_PLAIN = {type(None), bool, int, str, bytes}
+_PLAIN = {type(None), bool, int, str, bytes, complex}
 _NAMED = (torch.dtype, torch.memory_format, torch.layout)  # their repr is their name: torch.float32
 
 

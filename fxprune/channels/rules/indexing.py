@@ -42,7 +42,8 @@ def _pick(ctx: Context, call: Call, tensor: Tensor, dim: int, index: Tensor) -> 
         return
     values = ctx.values.get(ctx.names.get(id(index), ""))
     if values is None or values.dtype == torch.bool or values.device.type == "meta":
-        ctx.freeze_all(labels, "indexed by a tensor that is not a constant")
+        for layer in labels.layers_along({dim}):
+            ctx.freeze(layer, "indexed by a tensor that is not a constant")
         ctx.freeze_all(ctx.of(index), "an index")
         ctx.label(call.result, [layer for layer in labels.layers if dim not in varying(layer)])
         return
