@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from fxprune.channels.engine import Analysis
 from fxprune.facts import WeightMasks
@@ -37,10 +36,4 @@ def cost(program: Program, analysis: Analysis) -> Cost:
     size = sum(one.numel() * one.element_size() for one in own)
     masks = program.facts[WeightMasks].masks if WeightMasks in program.facts else {}
     zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in masks.values())
-    return Cost(total, total - zeros, analysis.flops // 2 // batch_of(program), size)
-
-
-def batch_of(program: Program) -> int:
-    """First dimension of the first input tensor."""
-    leaves = pytree.tree_leaves((program.inputs.args, dict(program.inputs.kwargs)))
-    return max(1, next((one.shape[0] for one in leaves if isinstance(one, Tensor) and one.ndim), 1))
+    return Cost(total, total - zeros, analysis.flops // 2 // program.inputs.batch, size)

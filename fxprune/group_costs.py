@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fxprune.channels.groups import Couplings
 from fxprune.channels.layers import Labels, varying
-from fxprune.cost import batch_of
 from fxprune.program import Program
 
 
@@ -46,7 +45,7 @@ def weight_macs(program: Program, couplings: Couplings) -> Mapping[str, int]:
     sharing = Counter(node for _, node in calls)
     found = Counter[str]()
     for weight, node in calls:
-        found[weight] += analysis.flops_at.get(node, 0) // sharing[node] // 2 // batch_of(program)
+        found[weight] += analysis.flops_at.get(node, 0) // sharing[node] // 2 // program.inputs.batch
     return found
 
 

@@ -39,6 +39,21 @@ class Inputs:
         args, kwargs = pytree.tree_map_only(Tensor, real, (self.args, dict(self.kwargs)))
         return Inputs(args, kwargs)
 
+    @property
+    def batch(self) -> int:
+        """First dimension of the first input tensor."""
+        leaves = pytree.tree_leaves((self.args, dict(self.kwargs)))
+        return max(1, next((one.shape[0] for one in leaves if isinstance(one, Tensor) and one.ndim), 1))
+
+    def twice(self) -> Inputs:
+        """A batch of two examples where this is one: tensors whose first dimension is 1 are repeated along it."""
+
+        def two(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor
+
+        args, kwargs = pytree.tree_map_only(Tensor, two, (self.args, dict(self.kwargs)))
+        return Inputs(args, kwargs)
+
 
 @dataclass(frozen=True)
 class Program:

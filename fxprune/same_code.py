@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from fxprune.capture.trace import bind_arguments, first_difference, trace_modes
+from fxprune.capture.graph_equality import first_difference
+from fxprune.capture.trace import bind_arguments, trace_modes
 from fxprune.errors import described
 from fxprune.metarun import plain_mode
 from fxprune.program import Inputs, skeleton_of

@@ -121,4 +121,4 @@ def conv_share(module: nn.Module, report: Report) -> float:
         groups = groups_of.get(f"{name}[{dim}]", set())
         total += weight.numel()
         inside += weight.numel() if groups and groups <= ours else 0
-    return inside / total
+    return inside / total if total else 1.0

@@ -68,6 +68,50 @@ def test_falls_back_to_export(make: Callable[[], nn.Module]) -> None:
     assert torch.equal(run(program, X), model(X))
 
 
+def test_one_example_is_exported_with_a_dynamic_batch_too() -> None:
+    model = CallsAScript().eval()
+    program = capture(model, X[:1], compare=True)
+    assert program.front_end == "export" and program.dynamic_batch
+    assert torch.equal(run(program, X), model(X))
+
+
+def test_what_a_network_does_with_one_example_only_fixes_the_batch() -> None:
+    model = AsksForTheBatch().eval()
+    program = capture(model, X[:1], compare=True)
+    assert not program.dynamic_batch and "the batch size is fixed at that of the example inputs" in program.notes
+    assert torch.equal(run(program, X[:1]), model(X[:1]))
+
+
+class NormalisesVectors(nn.Module):
+    """In training it does not run on one picture: there is nothing to average over."""
+
+    def __init__(self, scripts: bool) -> None:
+        super().__init__()
+        self.conv, self.linear, self.norm, self.out = (
+            nn.Conv2d(3, 8, 3),
+            nn.Linear(8, 8),
+            nn.BatchNorm1d(8),
+            nn.Linear(8, 2),
+        )
+        self.scripts = scripts
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(self.conv(x).relu().mean((2, 3)), 0.5, self.training)
+        x = self.norm(self.linear(x))
+        out: Tensor = self.out(scripted(x) if self.scripts else x.relu())
+        return out
+
+
+@pytest.mark.parametrize("scripts", [False, True])
+def test_one_example_is_enough_for_batch_norms_over_vectors(scripts: bool) -> None:
+    done = fxprune.compile(NormalisesVectors(scripts), X[:1], keep_rate=0.5)
+    assert done.report.front_end == ("export" if scripts else "fx")
+    assert done.report.proof_error is not None and done.report.proof_error < 1e-9
+    assert done.report.before.macs == fxprune.compile(NormalisesVectors(scripts), X, keep_rate=0.5).report.before.macs
+    done.module.train()(X).sum().backward()
+    assert done.module.eval()(X[:1]).shape == (1, 2)
+
+
 @pytest.mark.parametrize("make", [CallsAScript, AsksForTheBatch])
 def test_exported_networks_compile_and_follow_the_mode(make: Callable[[], nn.Module]) -> None:
     done = fxprune.compile(make(), X, keep_rate=0.5)

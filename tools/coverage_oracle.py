@@ -97,22 +97,25 @@ class _OverKept(TorchFunctionMode):
             self.last = args[0].shape[1], self.kept.get(id(weight.get("weight")))
         if func is F.conv1d and args[1].shape[:2] == (1, 1) and args[0].shape[-1] == self.last[0]:
             return self._slid(args, kwargs)
-        plain = {F.layer_norm: (2, -1), F.group_norm: (2, 1), F.rms_norm: (2, -1)}.get(func)
-        if plain is None:
+        names = _NORMS.get(func)
+        if names is None:
             return func(*args, **kwargs)
-        names = {F.layer_norm: _LAYER, F.group_norm: _GROUP, F.rms_norm: _RMS}[func]
         bound = dict(zip(names, args, strict=False)) | kwargs
         kept = self.kept.get(id(bound.get("weight")))
         if kept is None:
             return func(**bound)
-        x, dim = bound["input"], plain[1]
-        few = dict(bound, input=x.index_select(dim, kept))
-        for vector in ("weight", "bias"):
-            if few.get(vector) is not None:
-                few[vector] = few[vector][kept]
-        if "normalized_shape" in few:
-            few["normalized_shape"] = (len(kept),)
-        return torch.zeros_like(x).index_copy(dim, kept, func(**few))
+        x = bound["input"]
+        few = {name: bound[name][kept] for name in ("weight", "bias") if bound.get(name) is not None}
+        dim = 1
+        if func is F.group_norm:
+            width = x.shape[1] // bound["num_groups"]
+            few["num_groups"] = len(torch.unique(kept // width))  # a group without channels is gone
+        else:
+            shape = tuple(bound["normalized_shape"])
+            few["normalized_shape"] = (len(kept), *shape[1:])
+            dim = x.dim() - len(shape)
+        few["input"] = x.index_select(dim, kept)
+        return torch.zeros_like(x).index_copy(dim, kept, func(**bound | few))
 
     def _slid(self, args: Any, kwargs: Any) -> Tensor:
         x, kept = args[0], self.last[1]
@@ -126,3 +129,4 @@ _LAYER = ("input", "normalized_shape", "weight", "bias", "eps")
 _BATCH = ("input", "running_mean", "running_var", "weight", "bias")
 _GROUP = ("input", "num_groups", "weight", "bias", "eps")
 _RMS = ("input", "normalized_shape", "weight", "eps")
+_NORMS = {F.layer_norm: _LAYER, F.group_norm: _GROUP, F.rms_norm: _RMS}

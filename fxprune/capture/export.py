@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.autocast import without_autocast
 from fxprune.capture.export_training import own_training
 from fxprune.capture.exported import ExportedNetwork
+from fxprune.capture.graph_equality import same_graph
 from fxprune.capture.read_numbers import settle_numbers
-from fxprune.capture.trace import same_graph
 from fxprune.copying import copied
 from fxprune.program import (
     Inputs,
@@ -31,11 +32,14 @@ from fxprune.quiet import quiet
 _aten = torch.ops.aten
 
 
-def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
-    """Capture with torch.export (non-strict), in both modes where they differ in more than flags."""
+def export_graph(model: nn.Module, inputs: Inputs, why: str, fixed: bool = False) -> Program:
+    """Capture with torch.export (non-strict), in both modes where they differ in more than flags.
+
+    fixed   for the batch size of the inputs and no other
+    """
     real_inputs = inputs.with_storage()
     with quiet(), without_autocast() as entered:
-        exported, dynamic = _export(structure_copy(model).eval(), real_inputs)
+        exported, dynamic = _export(structure_copy(model).eval(), real_inputs, fixed)
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
     notes += tuple(entered)
     if not dynamic:
@@ -43,7 +47,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str) -> Program:
 
     def in_training() -> nn.Module:
         with quiet(), without_autocast():
-            found, moves = _export(structure_copy(model).train(), real_inputs)
+            found, moves = _export(structure_copy(model).train(), real_inputs, fixed)
         if moves is not dynamic:
             raise ValueError("the two modes ask for different batch sizes")
         graph: nn.Module = found.module(check_guards=False)
@@ -115,24 +119,28 @@ def structure_copy(model: nn.Module, *, clone_buffers: bool = False) -> nn.Modul
     return copied(model, memo)
 
 
-def _export(skeleton: nn.Module, inputs: Inputs) -> tuple[Any, bool]:
+def _export(skeleton: nn.Module, inputs: Inputs, fixed: bool) -> tuple[Any, bool]:
     """Export with a dynamic batch; where the network insists on one batch size, with a static one."""
 
     def batch(value: Any) -> Any:
         return {0: torch.export.Dim.DYNAMIC} if isinstance(value, Tensor) and value.ndim else None
 
-    def own() -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Tensors that nobody else holds: exporting marks them, and takes one that is given twice for one argument."""
-        found: tuple[Any, Any] = pytree.tree_map_only(Tensor, torch.clone, (inputs.args, dict(inputs.kwargs)))
-        return found
+    def moving() -> Any:
+        args, kwargs = _own(inputs.twice() if inputs.batch == 1 else inputs)  # a size of 1 would be a constant
+        shapes = pytree.tree_map(batch, dict(inspect.signature(skeleton.forward).bind(*args, **kwargs).arguments))
+        return torch.export.export(skeleton, args, kwargs, strict=False, dynamic_shapes=shapes)
 
-    args, kwargs = own()
-    shapes = pytree.tree_map(batch, dict(inspect.signature(skeleton.forward).bind(*args, **kwargs).arguments))
-    try:
-        return torch.export.export(skeleton, args, kwargs, strict=False, dynamic_shapes=shapes), True
-    except Exception:
-        args, kwargs = own()
-        return torch.export.export(skeleton, args, kwargs, strict=False), False
+    if not fixed:
+        with suppress(Exception):
+            return moving(), True
+    args, kwargs = _own(inputs)
+    return torch.export.export(skeleton, args, kwargs, strict=False), False
+
+
+def _own(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Tensors that nobody else holds: exporting marks them, and takes one that is given twice for one argument."""
+    found: tuple[Any, Any] = pytree.tree_map_only(Tensor, torch.clone, (inputs.args, dict(inputs.kwargs)))
+    return found
 
 
 def _factory(target: Any) -> Callable[..., Any] | None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.capture.chance import nothing_drawn
+from fxprune.capture.graph_equality import same_graph
 from fxprune.capture.read_numbers import settle_numbers
-from fxprune.capture.trace import same_graph
 from fxprune.program import adopt, named_tensors, skeleton_of
 
 LOST = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from fxprune.capture.inputs import check_run
 from fxprune.capture.names import check_names
 from fxprune.capture.own_functions import functions_noted
 from fxprune.capture.plain import plain_weights
-from fxprune.capture.sameness import compared, told
+from fxprune.capture.sameness import LostInTracing, compared, told
 from fxprune.capture.trace import bind_arguments, trace_modes
 from fxprune.capture.unfit import check_layers
 from fxprune.channels.engine import WalkError
@@ -208,6 +209,9 @@ def _tried(program: Program, trial: Trial) -> Program:
         assert isinstance(cause, Exception)
         if error.place[0] == "eval":
             raise cause from cause.__cause__
+        if program.dynamic_batch and program.inputs.batch == 1:  # a batch norm has nothing to average over
+            with suppress(WalkError):
+                return trial(replace(program, inputs=program.inputs.twice()))
         raise CaptureError(
             f"in train mode the network does not run on the example inputs ({described(cause)}): "
             "give inputs that both modes accept"
@@ -217,9 +221,18 @@ def _tried(program: Program, trial: Trial) -> Program:
 def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare: bool, trial: Trial) -> Program:
     if not any(tensor.is_meta for tensor in named_tensors(model).values()):
         check_run(structure_copy(model, clone_buffers=True), inputs)
-    try:
-        program = _tried(export_graph(model, inputs, described(first_error)), trial)
+
+    def exported(**how: bool) -> Program:
+        program = _tried(export_graph(model, inputs, described(first_error), **how), trial)
         return compared(model, program) if compare else program
+
+    try:
+        try:
+            return exported()
+        except LostInTracing:
+            if inputs.batch > 1:
+                raise
+            return exported(fixed=True)  # what the network does with one example only
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured. torch.fx: {described(first_error)}. "
