@@ -14,6 +14,7 @@ from fxprune.emit.source_run import network_from
 from fxprune.errors import ExportError, LoadError
 from fxprune.example import rebuilt
 from fxprune.recipe import Recipe
+from fxprune.wording import counted
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _mask_check(recipe: Recipe, state: Mapping[str, Tensor]) -> Check:
         revived = int(weight[~mask.bool()].count_nonzero())
         if revived:
             return Check("masks", False, f"{revived:,} masked weights of {name} are not zero")
-    return Check("masks", True, f"{len(recipe.masks)} masks; every masked weight is zero")
+    return Check("masks", True, f"{counted(len(recipe.masks), 'mask')}; every masked weight is zero")
 
 
 def _run_source(

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.copying import copied
 from fxprune.program import Program, Skeleton, adopt, first_names, named_tensors
+from fxprune.wording import counted
 
 _STATISTICS = {
     "batch_norm", "group_norm", "instance_norm", "layer_norm", "linalg_norm", "linalg_vector_norm", "mean", "norm",
@@ -34,7 +35,8 @@ def fold_statistics(program: Program) -> Program:
     values = {name: _value(program, found[0][name]) for name in names}
     both = zip(program.graphs(), found, strict=True)
     graphs = [_folded(graph, {name: one[name] for name in names}) for (_, graph), one in both]
-    note = f"{len(names)} weights are standardised by the network and are plain weights now: {', '.join(names[:5])}"
+    what = counted(len(names), "weight")
+    note = f"{what} standardised by the network at each call, plain weights now: {', '.join(names[:5])}"
     module = Skeleton(program.module, graphs[0], class_name=type(program.module).__name__)
     if len(graphs) > 1:
         adopt(module, program.module, graphs[1])

@@ -237,7 +237,7 @@ def test_parameters_that_forward_never_reads_are_noted() -> None:
             return out
 
     program = capture(Unused(), X)
-    assert program.notes == ("2 parameters are never read by forward and are left out: spare.weight, spare.bias",)
+    assert program.notes == ("2 parameters left out, never read by forward: spare.weight, spare.bias",)
     assert set(program.tensors) == {"used.weight", "used.bias"}
 
 

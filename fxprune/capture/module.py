@@ -27,6 +27,7 @@ from fxprune.containers import know
 from fxprune.errors import CaptureError, described
 from fxprune.metarun import ONE_AT_A_TIME, meta_values, on_meta
 from fxprune.program import Inputs, Program, Skeleton, adopt, named_tensors, real_tensors, skeleton_of
+from fxprune.wording import counted
 
 
 def as_inputs(example: Any) -> Inputs:
@@ -249,7 +250,8 @@ def _with_settled(program: Program, names: tuple[str, ...]) -> Program:
     """Note weights that the model computes and the compiled network holds as they are."""
     if not names:
         return program
-    note = f"{len(names)} weights that the network computes at each call are plain weights now: {', '.join(names[:5])}"
+    what = counted(len(names), "tensor")
+    note = f"{what} that the network computes at each call, plain weights now: {', '.join(names[:5])}"
     return replace(program, notes=(*program.notes, note))
 
 
@@ -272,5 +274,6 @@ def _with_unused(program: Program, model: nn.Module) -> Program:
     unused = [name for name, _ in model.named_parameters() if name not in program.tensors]
     if not unused:
         return program
-    note = f"{len(unused)} parameters are never read by forward and are left out: {', '.join(unused[:5])}"
+    what = counted(len(unused), "parameter")
+    note = f"{what} left out, never read by forward: {', '.join(unused[:5])}"
     return replace(program, notes=(*program.notes, note))
