@@ -106,6 +106,7 @@ class NormalisesVectors(nn.Module):
 def test_one_example_is_enough_for_batch_norms_over_vectors(scripts: bool) -> None:
     done = fxprune.compile(NormalisesVectors(scripts), X[:1], keep_rate=0.5)
     assert done.report.front_end == ("export" if scripts else "fx")
+    assert any("example inputs are taken twice" in note for note in done.report.notes)
     assert done.report.proof_error is not None and done.report.proof_error < 1e-9
     assert done.report.before.macs == fxprune.compile(NormalisesVectors(scripts), X, keep_rate=0.5).report.before.macs
     done.module.train()(X).sum().backward()

@@ -212,7 +212,8 @@ def _tried(program: Program, trial: Trial) -> Program:
             raise cause from cause.__cause__
         if program.dynamic_batch and program.inputs.batch == 1:  # a batch norm has nothing to average over
             with suppress(WalkError):
-                return trial(replace(program, inputs=program.inputs.twice()))
+                twice = "in train mode one example is not enough for the network: the example inputs are taken twice"
+                return trial(_with_note(replace(program, inputs=program.inputs.twice()), twice))
         raise CaptureError(
             f"in train mode the network does not run on the example inputs ({described(cause)}): "
             "give inputs that both modes accept"
