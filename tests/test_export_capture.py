@@ -82,6 +82,21 @@ def test_what_a_network_does_with_one_example_only_fixes_the_batch() -> None:
     assert torch.equal(run(program, X[:1]), model(X[:1]))
 
 
+class TurnsGradients(CallsAScript):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        if x.requires_grad:
+            x.register_hook(torch.neg)
+        out: Tensor = self.out(x)
+        return out
+
+
+def test_hooks_on_gradients_are_not_dropped_in_silence() -> None:
+    before = Tensor.register_hook
+    assert any("hooks on gradients" in note for note in capture(TurnsGradients(), X, compare=True).notes)
+    assert Tensor.register_hook is before
+
+
 class NormalisesVectors(nn.Module):
     """In training it does not run on one picture: there is nothing to average over."""
 

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.autocast import without_autocast
 from fxprune.capture.export_training import own_training
 from fxprune.capture.exported import ExportedNetwork
+from fxprune.capture.gradient_hooks import gradient_hooks_noted
 from fxprune.capture.graph_equality import same_graph
 from fxprune.capture.read_numbers import settle_numbers
 from fxprune.copying import copied
@@ -38,10 +39,10 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str, fixed: bool = False
     fixed   for the batch size of the inputs and no other
     """
     real_inputs = inputs.with_storage()
-    with quiet(), without_autocast() as entered:
+    with quiet(), without_autocast() as entered, gradient_hooks_noted() as hooks:
         exported, dynamic = _export(structure_copy(model).eval(), real_inputs, fixed)
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
-    notes += tuple(entered)
+    notes += (*entered, *hooks)
     if not dynamic:
         notes += ("the batch size is fixed at that of the example inputs",)
 
