@@ -105,7 +105,7 @@ def _proofs(rows: Sequence[Row]) -> list[tuple[str, str]]:
     if not errors:
         return []
     told = "in float64 from the dense one with the removed channels zeroed"
-    return [("proof", f"{len(errors)} networks differ by at most {max(errors):.1e} {told}")]
+    return [("proof", f"{counted(len(errors), 'network')} compared, different by at most {max(errors):.1e} {told}")]
 
 
 def _equalised(rows: Sequence[Row]) -> list[tuple[str, str]]:

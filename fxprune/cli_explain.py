@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from rich.text import Text
 
 from fxprune.cli_errors import printable
 from fxprune.cli_layout import facts, plain_table
-from fxprune.errors import OptionError
 from fxprune.wording import counted
 
 if TYPE_CHECKING:
@@ -111,23 +109,12 @@ class Coupled:
 
 def coupled(found: Explanation, layer: str) -> list[Coupled]:
     """The groups a layer is in, the one that it makes first. Raises OptionError when there is no such layer."""
-    groups = found.coupled_with(layer)
-    if not groups:
-        raise OptionError(_unknown_layer(found, layer))
     told = []
-    for group, others in groups:
+    for group, others in found.coupled_with(layer):
         site = group.frozen or group.approximate
         own = tuple(member for member in group.members if member not in others)
         told.append(Coupled(group, own, tuple(others), found.source_of(site) if site else ""))
     return sorted(told, key=lambda one: not one.makes)
-
-
-def _unknown_layer(found: Explanation, layer: str) -> str:
-    names = {name for group in found.groups for place in places(group.members) for name in [place.partition("[")[0]]}
-    near = difflib.get_close_matches(layer, sorted(names), n=3)
-    return f"no layer or parameter {layer!r} has channels; " + (
-        f"did you mean {' or '.join(near)}?" if near else f"layers are named like {', '.join(sorted(names)[:3])}"
-    )
 
 
 def coupled_view(told: Sequence[Coupled]) -> RenderableType:
@@ -145,8 +132,11 @@ def coupled_view(told: Sequence[Coupled]) -> RenderableType:
 
 def _consequences(one: Coupled) -> Iterator[tuple[str, str]]:
     site = one.group.frozen or one.group.approximate
-    goes = "none can go, nor from" if one.group.frozen else "with each goes its part of"
-    yield goes, ", ".join(places(one.others)) or "nothing else"
+    others = ", ".join(places(one.others))
+    if one.group.frozen:
+        yield "none can go" + (", nor of" if others else ""), others
+    else:
+        yield "with each goes its part of", others or "nothing else"
     if site:
         yield "because", str(site)
         yield from _source_line(one.source)

@@ -77,7 +77,7 @@ def _outcome(report: Report, written: Written | None) -> Iterator[tuple[str, str
     if report.achieved_sparsity is not None:
         yield (
             "sparsity",
-            f"{report.asked['sparsity']} asked, {report.achieved_sparsity:.4f} achieved (weights removed or zero)",
+            f"{report.asked['sparsity']:.6g} asked, {report.achieved_sparsity:.4f} achieved (weights removed or zero)",
         )
     if written is None:
         yield "dry run", "nothing was written; the proof was left out, and may refuse to cut some of these channels"

@@ -45,6 +45,11 @@ class Compiled:
     write_recipe: Callable[[], Recipe]
     whole: Whole | None = None
 
+    def __repr__(self) -> str:
+        before, after = self.report.before, self.report.after
+        name = type(self.program.module).__name__
+        return f"<Compiled {name}: {before.parameters:,} -> {after.parameters:,} parameters>"
+
     @cached_property
     def recipe(self) -> Recipe:
         """What was kept, in the user's names; `recipe.apply(model)` repeats it."""
@@ -142,9 +147,9 @@ def make_report(
     elif shrunk.signal is not None and shrunk.signal <= FAINT:
         notes += (f"the proof saw little: outputs move by {shrunk.signal:.0e} of their size with the input",)
     if not shrunk.widths:
-        why = (
-            "no layer is resilient at this setting" if asked["keep_rate"] is None else "each group keeps all of its own"
-        )
+        why = "no layer is resilient at this setting"
+        if asked["keep_rate"] is not None or not asked["sparsity"]:
+            why = "each group keeps all of its own"
         notes += (f"no channel was removed: {why}",)
     return Report(
         asked=asked,

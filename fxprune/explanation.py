@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from fxprune.channels.atoms import Site
 from fxprune.channels.first_walk import first_walk, take_analysis
 from fxprune.channels.graph import coupled_with, coupling_graph
 from fxprune.channels.groups import ChannelGroup, Couplings, Member, couple
+from fxprune.errors import OptionError
 from fxprune.group_costs import GroupCost, group_costs
 from fxprune.metarun import plain_mode
 from fxprune.program import Program
@@ -49,10 +51,25 @@ class Explanation:
         return coupling_graph(self.couplings)
 
     def coupled_with(self, layer: str) -> list[tuple[ChannelGroup, list[Member]]]:
-        """(group, everybody else in it) for each group that this layer or parameter has channels in; empty when it has
-        none.
+        """(group, everybody else in it) for each group that this layer or parameter has channels in. Raises OptionError
+        when there is no such layer, naming those that are spelled alike.
         """
-        return coupled_with(self.couplings, layer)
+        found = coupled_with(self.couplings, layer)
+        if not found:
+            raise OptionError(self._unknown(layer))
+        return found
+
+    def __repr__(self) -> str:
+        prunable = sum(group.prunable for group in self.groups)
+        return f"<Explanation of {type(self.program.module).__name__}: {len(self.groups)} groups, {prunable} prunable>"
+
+    def _unknown(self, layer: str) -> str:
+        members = {member.parameter for group in self.groups for member in group.members}
+        names = sorted(members | {name.rpartition(".")[0] for name in members} - {""})
+        near = difflib.get_close_matches(layer, names, n=3)
+        return f"no layer or parameter {layer!r} has channels; " + (
+            f"did you mean {' or '.join(near)}?" if near else f"layers are named like {', '.join(names[:3])}"
+        )
 
     def source_of(self, site: Site) -> str:
         """The user's source line behind a decision, or an empty text."""

@@ -163,6 +163,8 @@ class StructureLearner:
 
         The model is left as it is; training goes on with the result's `module`.
         """
+        if not self.updates:
+            raise OptionError("nothing has been learned yet: call update() after each backward pass")
         with plain_mode():
             program = self._current_program()
             manager = PassManager(cutting_passes(replace(self.options, proof=proof)), (), {})
@@ -206,6 +208,8 @@ class StructureLearner:
         """Go on from `state_dict()`. Raises OptionError when it is of another network or scope."""
         if state.get("format") != _FORMAT:
             raise OptionError(f"the learner's state has format {state.get('format')!r}; this version reads {_FORMAT}")
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise OptionError(f"the learner's state lacks {', '.join(missing)}: it is damaged or cut short")
         if state["groups"] != [list(group.producers) for group in self.groups] or state["limits"] != self.limits:
             raise OptionError("the learner's state belongs to another network, or to another scope of this one")
         self.widths = list(state["widths"])

@@ -46,10 +46,11 @@ class Inputs:
         return max(1, next((one.shape[0] for one in leaves if isinstance(one, Tensor) and one.ndim), 1))
 
     def twice(self) -> Inputs:
-        """A batch of two examples where this is one: tensors whose first dimension is 1 are repeated along it."""
+        """Twice as many examples: tensors whose first dimension is the batch are repeated along it."""
+        batch = self.batch
 
         def two(tensor: Tensor) -> Tensor:
-            return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor
+            return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == batch else tensor
 
         args, kwargs = pytree.tree_map_only(Tensor, two, (self.args, dict(self.kwargs)))
         return Inputs(args, kwargs)

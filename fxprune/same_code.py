@@ -40,5 +40,5 @@ def other_code(dense: nn.Module, small: nn.Module, inputs: Inputs) -> str:
 def _traces(network: nn.Module, inputs: Inputs) -> tuple[fx.Graph, fx.Graph]:
     """In eval mode and in train mode."""
     skeleton, _ = skeleton_of(network)
-    evaluate, train = trace_modes(skeleton, bind_arguments(skeleton, inputs.args, inputs.kwargs))
+    evaluate, train, _ = trace_modes(skeleton, bind_arguments(skeleton, inputs.args, inputs.kwargs))
     return evaluate, evaluate if train is None else train

@@ -67,5 +67,5 @@ def _blockers(couplings: Couplings, frozen: dict[int, str]) -> str:
     reasons += [f"{group.producers[0]}: all its channels hang together and can only go as a whole" for group in alone]
     reasons += [f"{couplings.groups[index].producers[0]}: {why}" for index, why in frozen.items()]
     return "no channel of this network can be removed. " + (
-        "; ".join(reasons[:5]) or "It has no convolution or linear layer"
+        "; ".join(reasons[:5]) or "It has no convolution or linear layer with more than one channel"
     )

@@ -20,12 +20,20 @@ def nothing_drawn() -> Iterator[None]:
     """Raise DrawnInTracingError when the code inside draws from the global generator of Python, numpy or torch; all of
     them are left as they were. A draw that becomes a node of the graph is none.
     """
-    python, numpys, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
+    with generators_kept():
+        python, numpys, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
         yield
         same = random.getstate() == python and _place(np.random.get_state()) == _place(numpys)
         if not same or not torch.equal(torch.get_rng_state(), torchs):
             raise DrawnInTracingError("forward decides by random numbers, which a graph would draw once for all")
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """The global generators of Python, numpy and torch are left as they were."""
+    python, numpys, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
     finally:
         random.setstate(python)
         np.random.set_state(numpys)

@@ -40,7 +40,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str, fixed: bool = False
     """
     real_inputs = inputs.with_storage()
     with quiet(), without_autocast() as entered, gradient_hooks_noted() as hooks:
-        exported, dynamic = _export(structure_copy(model).eval(), real_inputs, fixed)
+        exported, dynamic = _export(_in_mode(model, False), real_inputs, fixed)
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
     notes += (*entered, *hooks)
     if not dynamic:
@@ -48,7 +48,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str, fixed: bool = False
 
     def in_training() -> nn.Module:
         with quiet(), without_autocast():
-            found, moves = _export(structure_copy(model).train(), real_inputs, fixed)
+            found, moves = _export(_in_mode(model, True), real_inputs, fixed)
         if moves is not dynamic:
             raise ValueError("the two modes ask for different batch sizes")
         graph: nn.Module = found.module(check_guards=False)
@@ -112,12 +112,23 @@ def _keep_counters(module: fx.GraphModule, model: nn.Module, tensors: dict[str, 
             tensors[name] = buffer
 
 
-def structure_copy(model: nn.Module, *, clone_buffers: bool = False) -> nn.Module:
-    """The user's modules anew over the user's own tensors; buffers, which a forward may write into, copied if asked."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*named_tensors(model).values(), *loose_tensors(model))}
-    if clone_buffers:
-        memo.update({id(buffer): buffer.clone() for buffer in model.buffers()})
+def structure_copy(model: nn.Module, numbers: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+    """The user's modules anew over the user's own tensors, or over what `numbers` makes of each."""
+    tensors = (*named_tensors(model).values(), *loose_tensors(model))
+    memo: dict[int, Any] = {id(one): one if numbers is None else numbers(one) for one in tensors}
     return copied(model, memo)
+
+
+def _in_mode(model: nn.Module, training: bool) -> nn.Module:
+    twin = structure_copy(model)
+    twin.train(training)  # one that is overridden may return nothing
+    return twin
+
+
+def cloned(tensor: Tensor) -> Tensor:
+    """For code that may write into its parameters and buffers."""
+    twin = tensor.detach().clone()
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
 
 
 def _export(skeleton: nn.Module, inputs: Inputs, fixed: bool) -> tuple[Any, bool]:

@@ -6,9 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 NOTE = "forward registers hooks on gradients, and the compiled network has none: its gradients are as they come"
+
+
+def gradient_hooks(model: nn.Module) -> tuple[str, ...]:
+    """A note where parameters have hooks: those of the compiled network are others."""
+    named = [name for name, one in model.named_parameters() if one._backward_hooks]
+    if not named:
+        return ()
+    return (f"hooks on the gradients of {', '.join(named[:5])} stay with your network: the compiled one has none",)
 
 
 @contextmanager

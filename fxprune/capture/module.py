@@ -13,13 +13,15 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fxprune.capture.autocast import autocast_noted
-from fxprune.capture.export import export_graph, exported_program, structure_copy
+from fxprune.capture.export import cloned, export_graph, exported_program, structure_copy
 from fxprune.capture.exported import ExportedNetwork, from_program
+from fxprune.capture.gradient_hooks import gradient_hooks
 from fxprune.capture.inputs import check_run
+from fxprune.capture.left_alone import buffers_kept
 from fxprune.capture.names import check_names
 from fxprune.capture.own_functions import functions_noted
 from fxprune.capture.plain import plain_weights
-from fxprune.capture.sameness import LostInTracing, compared, told
+from fxprune.capture.sameness import compared, told
 from fxprune.capture.trace import bind_arguments, trace_modes
 from fxprune.capture.unfit import check_layers
 from fxprune.channels.engine import WalkError
@@ -138,7 +140,7 @@ def capture(
     if not checked:
         check_model(model, shapes_only=shapes_only)
     inputs = as_inputs(example)
-    with ONE_AT_A_TIME:
+    with ONE_AT_A_TIME, buffers_kept(model):
         if isinstance(model, ExportedNetwork):
             return _of_exported(model, inputs, trial)
         return _of_module(model, inputs, trial, record_sources, compare)
@@ -156,10 +158,10 @@ def _of_module(model: nn.Module, inputs: Inputs, trial: Trial, record_sources: b
         raise CaptureError(f"the example inputs do not fit {type(model).__name__}.forward: {error}") from None
 
     def by_fx(skeleton: nn.Module, tensors: dict[str, Tensor], **how: bool) -> Program:
-        program, functions = _by_fx(skeleton, tensors, inputs, given, record_sources=record_sources, **how)
+        program, functions, asked = _by_fx(skeleton, tensors, inputs, given, record_sources=record_sources, **how)
         program = _tried(program, trial)
         if compare:
-            return compared(model, program)
+            return compared(model, program, asked)
         unknown = told(functions, "nobody has compared them with its own backward")
         return _with_note(program, unknown) if functions else program
 
@@ -174,7 +176,7 @@ def _of_module(model: nn.Module, inputs: Inputs, trial: Trial, record_sources: b
             raise
         except Exception:
             program = _by_export(model, inputs, error, compare, trial)
-    program = replace(program, constants=_constants(program, model))
+    program = replace(program, constants=_constants(program, model), notes=(*program.notes, *gradient_hooks(model)))
     return _with_unused(_with_settled(program, settled), model)
 
 
@@ -190,16 +192,18 @@ def _of_exported(network: ExportedNetwork, inputs: Inputs, trial: Trial) -> Prog
 
 def _by_fx(
     skeleton: nn.Module, tensors: dict[str, Tensor], inputs: Inputs, given: Mapping[str, Any], **how: bool
-) -> tuple[Program, set[str]]:
-    """The program, and the names of Functions with a backward of their own that were traced through."""
+) -> tuple[Program, set[str], bool]:
+    """The program, the names of Functions with a backward of their own that were traced through, and whether code of
+    the network's own asks for the mode.
+    """
     with autocast_noted() as notes, functions_noted() as functions:
-        evaluate, train_graph = trace_modes(skeleton, given, **how)
+        evaluate, train_graph, asked = trace_modes(skeleton, given, **how)
     module = Skeleton(skeleton, evaluate, class_name=type(skeleton).__name__)
     if train_graph is not None:
         adopt(module, skeleton, train_graph)
     real = real_tensors(module, tensors)
     module.eval()
-    return Program(module, real, inputs, train_graph, notes=tuple(notes)), functions
+    return Program(module, real, inputs, train_graph, notes=tuple(notes)), functions, asked
 
 
 def _tried(program: Program, trial: Trial) -> Program:
@@ -222,7 +226,7 @@ def _tried(program: Program, trial: Trial) -> Program:
 
 def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare: bool, trial: Trial) -> Program:
     if not any(tensor.is_meta for tensor in named_tensors(model).values()):
-        check_run(structure_copy(model, clone_buffers=True), inputs)
+        check_run(structure_copy(model, cloned), inputs)
 
     def exported(**how: bool) -> Program:
         program = _tried(export_graph(model, inputs, described(first_error), **how), trial)
@@ -231,10 +235,8 @@ def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare
     try:
         try:
             return exported()
-        except LostInTracing:
-            if inputs.batch > 1:
-                raise
-            return exported(fixed=True)  # what the network does with one example only
+        except Exception:
+            return exported(fixed=True)  # what the network does with other batch sizes may be something else
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured. torch.fx: {described(first_error)}. "

@@ -1,7 +1,7 @@
 """Parts of a forward that run without gradients, such as a frozen backbone under `with torch.no_grad()`.
 
 A graph has no place for such a block: traced as they are, its layers would be trained. Where a value leaves it,
-`detach()` has the same effect on training.
+`detach()` has the same effect on training; so has it on what is written in place, and on where it is written.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ def detach_what_leaves(graph: fx.Graph, inside: set[fx.Node], value_of: Callable
     if not inside:
         return
     inside = inside | _parts_of(graph, inside)
+    for node in [one for one in graph.nodes if one in inside and _writes(one)]:
+        inside = inside | _written_detached(graph, node, inside, value_of)
     leaving = {node: [user for user in node.users if user not in inside] for node in graph.nodes if node in inside}
     values = {node: value_of(node) for node, users in leaving.items() if users}  # all of them before the graph changes
     for node, value in values.items():
@@ -33,6 +35,26 @@ def detach_what_leaves(graph: fx.Graph, inside: set[fx.Node], value_of: Callable
         for user in leaving[node]:
             swap = functools.partial(_swapped, node, detached)
             user.args, user.kwargs = fx.map_arg((user.args, dict(user.kwargs)), swap)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether it is a method that writes in place, by its name."""
+    name = str(node.target)
+    return node.op == "call_method" and name.endswith("_") and not name.endswith("__")
+
+
+def _written_detached(
+    graph: fx.Graph, node: fx.Node, inside: set[fx.Node], value_of: Callable[[fx.Node], Any]
+) -> set[fx.Node]:
+    """Detach what is written, and where to, unless that was made in the block; the new nodes."""
+    made: dict[fx.Node, fx.Node] = {}
+    for one in node.all_input_nodes:
+        target_of_block = one is node.args[0] and one in inside and one.op != "get_attr"
+        if not target_of_block and _has_gradients(value_of(one)):
+            with graph.inserting_before(node):
+                made[one] = graph.call_method("detach", (one,))
+    node.args, node.kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda one: made.get(one, one))
+    return set(made.values())
 
 
 def _parts_of(graph: fx.Graph, inside: set[fx.Node]) -> set[fx.Node]:

@@ -30,7 +30,7 @@ def settle_numbers(module: fx.GraphModule, tensors: Mapping[str, Tensor]) -> tup
         above = list(_above(node))
         if not all(one in fixed or _computes(one) for one in above):
             continue
-        number = _value(node, fixed)
+        number = _value(node, dict(fixed))
         node.replace_all_uses_with(number)
         graph.erase_node(node)
         names |= dict.fromkeys(str(one.target) for one in above if one in fixed)
@@ -77,9 +77,10 @@ def _computes(node: fx.Node) -> bool:
     return node.op == "call_function" and not _writes(node) and torch.Tag.nondeterministic_seeded not in tags
 
 
-def _value(node: fx.Node, fixed: Mapping[fx.Node, Tensor]) -> Any:
-    if node in fixed:
-        return fixed[node]
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda one: _value(one, fixed))
-    with torch.no_grad():
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+def _value(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+    """What a node returns; `known` holds what has been worked out."""
+    if node not in known:
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda one: _value(one, known))
+        with torch.no_grad():
+            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return known[node]

@@ -29,7 +29,9 @@ class SizeReader:
         self.root = root
         batch = next((one.shape[0] for one in _tensors(given) if one.ndim), 0)
         plain = {**named_tensors(root), **_plain_tensors(root)}
-        self.runs = [_Run(root, plain, given, batch, size) for size in dict.fromkeys((batch, 1, batch + 1))]
+        sizes = dict.fromkeys((batch, 1, batch + 1, 2 * batch, max(1, batch // 2)))
+        self.runs = [_Run(root, plain, given, batch, size) for size in sizes]
+        self.alone = len(self.runs) == 1
         self.reading = False  # modules and parameters are themselves meanwhile, not recorded
         self.fault: Exception | None = None  # why the last run ended
 
@@ -68,6 +70,8 @@ class SizeReader:
         self.reading = False
         if not values:
             raise NotASizeError(f"{node.name} cannot be worked out from shapes: {self.fault}") from self.fault
+        if len(values) == 1 and not self.alone:
+            raise NotASizeError(f"{node.name} may depend on the batch size, of which only one fits") from self.fault
         return values
 
 

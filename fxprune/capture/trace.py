@@ -17,6 +17,7 @@ from fxprune.capture.chance import nothing_drawn
 from fxprune.capture.einops_calls import einops_for
 from fxprune.capture.entry import entry, flat_arguments, needs_entry
 from fxprune.capture.graph_equality import same_graph
+from fxprune.capture.left_alone import shared_containers
 from fxprune.capture.makers import recorded_makers
 from fxprune.capture.no_gradients import detach_what_leaves
 from fxprune.capture.own_functions import functions_followed
@@ -149,25 +150,28 @@ def reads_training(module: nn.Module) -> bool:
     return code is not None and "training" in code.co_names and next(module.buffers(), None) is None
 
 
-def trace_modes(skeleton: nn.Module, given: Mapping[str, Any], **how: bool) -> tuple[fx.Graph, fx.Graph | None]:
-    """The graph in eval mode, and the one in train mode where it differs. Leaves the skeleton in eval mode.
+def trace_modes(skeleton: nn.Module, given: Mapping[str, Any], **how: bool) -> tuple[fx.Graph, fx.Graph | None, bool]:
+    """The graph in eval mode, the one in train mode where it differs, and whether the network's own code looks at the
+    mode or changes it. Leaves the skeleton in eval mode.
 
     One trace is enough when nothing in it has asked for the mode. `how`: see `trace`.
     """
+    with watched_mode() as usual:
+        skeleton.eval()
     with watched_mode() as mode:
         evaluate = trace(skeleton, given, training=False, **how)
-    if not mode.read and not any(map(_switches_itself, skeleton.modules())):
-        return evaluate, None
+    if not mode.read and mode.written == usual.written and not any(map(_switches_itself, skeleton.modules())):
+        return evaluate, None, False
     train = trace(skeleton, given, training=True, **how)
     skeleton.eval()
-    return evaluate, None if same_graph(train, evaluate) else train
+    return evaluate, None if same_graph(train, evaluate) else train, True
 
 
 class _Mode:
-    """Stands in for `training` of all modules, and knows whether anybody has looked at it."""
+    """Stands in for `training` of all modules, and knows whether anybody has looked at it, or how often set it."""
 
     def __init__(self) -> None:
-        self.read = False
+        self.read, self.written = False, 0
 
     def __get__(self, module: nn.Module | None, kind: type | None = None) -> Any:
         self.read = True
@@ -176,6 +180,7 @@ class _Mode:
         return vars(module)["training"]
 
     def __set__(self, module: nn.Module, value: bool) -> None:
+        self.written += 1
         vars(module)["training"] = value
 
 
@@ -232,6 +237,7 @@ def _attributes_kept(skeleton: nn.Module) -> Iterator[None]:
         for name, value in attributes.items()
         if type(value) in _CONTAINERS and name not in _REGISTERED
     ]
+    inside += [(value, value.copy()) for value in shared_containers(skeleton)]
     try:
         yield
     finally:

@@ -55,7 +55,8 @@ def collapse(layer: Tensor) -> Tensor:
     for dim, size in enumerate(layer.shape):
         if size > 1 and (layer.stride(dim) == 0 or _constant_along(layer, dim)):
             layer = layer.narrow(dim, 0, 1)
-    return layer
+    held = layer.untyped_storage().nbytes()
+    return layer.clone() if held > 2 * layer.nbytes else layer  # a view would keep all of it alive
 
 
 def _constant_along(layer: Tensor, dim: int) -> bool:

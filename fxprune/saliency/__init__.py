@@ -34,7 +34,10 @@ def criterion(name: str, seed: int, *, sparsity: float = 0.0, data: Data | None 
     data      labelled batches, for those that look at gradients of the loss
     """
     if name not in _MAKERS:
-        raise OptionError(f"unknown criterion {name!r}: choose {', '.join(_MAKERS)}")
+        hint = (
+            "; as a ranking there is also erk and uniform (ranking=, --ranking)" if name in ("erk", "uniform") else ""
+        )
+        raise OptionError(f"unknown criterion {name!r}: choose {', '.join(_MAKERS)}{hint}")
     return _MAKERS[name](seed, sparsity, data)
 
 
