@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fxprune.capture.autocast import autocast_noted
+from fxprune.capture.chance import generators_kept
 from fxprune.capture.export import cloned, export_graph, exported_program, structure_copy
 from fxprune.capture.exported import ExportedNetwork, from_program
 from fxprune.capture.gradient_hooks import gradient_hooks
@@ -140,7 +141,7 @@ def capture(
     if not checked:
         check_model(model, shapes_only=shapes_only)
     inputs = as_inputs(example)
-    with ONE_AT_A_TIME, buffers_kept(model):
+    with ONE_AT_A_TIME, buffers_kept(model), generators_kept():
         if isinstance(model, ExportedNetwork):
             return _of_exported(model, inputs, trial)
         return _of_module(model, inputs, trial, record_sources, compare)
