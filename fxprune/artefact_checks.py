@@ -42,8 +42,12 @@ def verify(folder: str | Path, *, trust: bool = False) -> list[Check]:
     if state is not None:
         found += [_recipe_check(recipe, state), _mask_check(recipe, state)]
     network = _run_source(place, recipe, state, trust, found)
-    if network is not None and "model.onnx" in recipe.files:
+    if "model.onnx" not in recipe.files:
+        return found
+    if network is not None:
         found.append(_onnx_check(place, recipe, network))
+    elif SOURCE not in recipe.files:
+        found.append(Check("onnx", True, "not compared with torch: there is no model.py to run"))
     return found
 
 

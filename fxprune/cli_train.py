@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -205,7 +206,14 @@ def _run(
             with shown_training(not quiet) as watch:
                 return work(replace(asked, watch=watch))
 
-        yield make, clock
+        try:
+            yield make, clock
+        except KeyboardInterrupt:
+            from fxprune.emit.folder import DURING_TRAINING
+
+            if not quiet and any((output / name).exists() for name in DURING_TRAINING):
+                print(f"{output} holds the training so far: the same command goes on from there", file=sys.stderr)
+            raise
 
 
 def _check_device(name: str) -> None:
