@@ -164,7 +164,7 @@ class StructureLearner:
         The model is left as it is; training goes on with the result's `module`.
         """
         if not self.updates:
-            raise OptionError("nothing has been learned yet: call update() after each backward pass")
+            warnings.warn("nothing has been learned: no backward pass was followed by update()", stacklevel=2)
         with plain_mode():
             program = self._current_program()
             manager = PassManager(cutting_passes(replace(self.options, proof=proof)), (), {})
