@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.capture.export import cloned, structure_copy
+from fxprune.capture.export import cloned, copy_in_mode
 from fxprune.capture.inputs import choose_inputs, inputs_for
 from fxprune.capture.module import Trial, as_inputs, capture, run_on_paper
 from fxprune.copying import copied
@@ -135,8 +135,7 @@ class _Reached(Exception):
 
 def recorded(model: nn.Module, path: str, inputs: Inputs) -> Inputs:
     """What the module at `path` is called with first when the network runs on these inputs, in eval mode."""
-    twin = structure_copy(model, cloned)
-    twin.eval()
+    twin = copy_in_mode(model, False, cloned)
     calls: list[Inputs] = []
 
     def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -159,33 +159,6 @@ def test_a_branch_that_few_batch_sizes_tell_is_not_fixed_in_silence() -> None:
     assert program.front_end == "export"
 
 
-class Swish(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x.sigmoid()
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Any:
-        (x,) = ctx.saved_tensors
-        return slopes[0] * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
-
-
-swish = Swish.apply
-
-
-class CallsABoundApply(Base):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.tail(swish(self.conv(x)))
-
-
-def test_gradients_flow_through_an_apply_that_was_bound_before() -> None:
-    done = fxprune.compile(CallsABoundApply(), X, keep_rate=0.5)
-    done.module.train()(X).sum().backward()
-    assert dict(done.module.named_parameters())["conv.weight"].grad is not None
-    assert "apply" not in vars(torch.autograd.function._SingleLevelFunction)
-
-
 def test_hooks_of_parameters_are_told() -> None:
     model = Base()
     model.conv.weight.register_hook(torch.neg)

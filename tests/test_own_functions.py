@@ -10,6 +10,7 @@ import torch
 from small_network import Small, X, halved
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
 from torch.utils.checkpoint import checkpoint
 
 import fxprune
@@ -115,3 +116,19 @@ def test_channels_go_through_a_function() -> None:
     done = halved(Net(scale))
     assert done.recipe.kept["gain"][0] == done.recipe.kept["conv2.weight"][0]
     assert done.report.proof_error is not None and done.report.proof_error < 1e-9
+
+
+swish = Swish.apply  # as at the top of many a file: what is patched later does not reach it
+
+
+class CallsABoundApply(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.conv2(swish(self.conv1(x))).mean((2, 3)))
+        return found
+
+
+def test_gradients_flow_through_an_apply_that_was_bound_before() -> None:
+    module = halved(CallsABoundApply()).module.train()
+    module(X).sum().backward()
+    assert all(one.grad is not None for one in module.parameters())
+    assert "apply" not in vars(_SingleLevelFunction)

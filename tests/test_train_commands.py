@@ -118,7 +118,8 @@ def test_a_run_is_taken_up_again_and_options_may_not_change(monkeypatch: pytest.
                 raise KeyboardInterrupt
 
         patched.setattr(Checkpoints, "write", write)
-        assert run(*LEARN, "-o", "broken", "--checkpoint-steps", "1").exit_code == 130
+        ended = run(*LEARN, "-o", "broken", "--checkpoint-steps", "1")
+        assert ended.exit_code == 130 and "the same command goes on from there" in ended.stderr
     assert {path.name for path in Path("broken").iterdir()} == {"checkpoint.pt", "structure.pt"}
     shutil.copytree("broken", "again")
     refused(run(*LEARN, "-o", "broken", "--lr", "0.2"), "made with --lr 0.1, not 0.2", "--no-resume starts anew")

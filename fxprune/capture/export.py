@@ -40,7 +40,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str, fixed: bool = False
     """
     real_inputs = inputs.with_storage()
     with quiet(), without_autocast() as entered, gradient_hooks_noted() as hooks:
-        exported, dynamic = _export(_in_mode(model, False), real_inputs, fixed)
+        exported, dynamic = _export(copy_in_mode(model, False), real_inputs, fixed)
     notes: tuple[str, ...] = (f"torch.fx could not follow this network ({why}); captured with torch.export instead",)
     notes += (*entered, *hooks)
     if not dynamic:
@@ -48,7 +48,7 @@ def export_graph(model: nn.Module, inputs: Inputs, why: str, fixed: bool = False
 
     def in_training() -> nn.Module:
         with quiet(), without_autocast():
-            found, moves = _export(_in_mode(model, True), real_inputs, fixed)
+            found, moves = _export(copy_in_mode(model, True), real_inputs, fixed)
         if moves is not dynamic:
             raise ValueError("the two modes ask for different batch sizes")
         graph: nn.Module = found.module(check_guards=False)
@@ -119,8 +119,8 @@ def structure_copy(model: nn.Module, numbers: Callable[[Tensor], Tensor] | None 
     return copied(model, memo)
 
 
-def _in_mode(model: nn.Module, training: bool) -> nn.Module:
-    twin = structure_copy(model)
+def copy_in_mode(model: nn.Module, training: bool, numbers: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+    twin = structure_copy(model, numbers)
     twin.train(training)  # one that is overridden may return nothing
     return twin
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +29,15 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
             for buffer, kept in before:
                 if not torch.equal(buffer, kept):
                     buffer.copy_(kept)
+
+
+def same_parts(one: Collection[Any], other: Collection[Any]) -> bool:
+    """Whether two containers hold the very same things, in the same order."""
+    if len(one) != len(other):
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(map(operator.is_, one, other)) and all(map(operator.is_, one.values(), other.values()))
+    return all(map(operator.is_, one, other))
 
 
 def shared_containers(skeleton: nn.Module) -> Iterator[Any]:

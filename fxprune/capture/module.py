@@ -229,15 +229,17 @@ def _by_export(model: nn.Module, inputs: Inputs, first_error: Exception, compare
     if not any(tensor.is_meta for tensor in named_tensors(model).values()):
         check_run(structure_copy(model, cloned), inputs)
 
-    def exported(**how: bool) -> Program:
-        program = _tried(export_graph(model, inputs, described(first_error), **how), trial)
+    def finished(program: Program) -> Program:
+        program = _tried(program, trial)
         return compared(model, program) if compare else program
 
     try:
-        try:
-            return exported()
-        except Exception:
-            return exported(fixed=True)  # what the network does with other batch sizes may be something else
+        program = export_graph(model, inputs, described(first_error))
+        if program.dynamic_batch:
+            with suppress(Exception):  # what the network does with other batch sizes may be something else
+                return finished(program)
+            program = export_graph(model, inputs, described(first_error), fixed=True)
+        return finished(program)
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be captured. torch.fx: {described(first_error)}. "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, fx
@@ -23,10 +23,12 @@ def detach_what_leaves(graph: fx.Graph, inside: set[fx.Node], value_of: Callable
     if not inside:
         return
     inside = inside | _parts_of(graph, inside)
-    for node in [one for one in graph.nodes if one in inside and _writes(one)]:
-        inside = inside | _written_detached(graph, node, inside, value_of)
+    writing = [node for node in graph.nodes if node in inside and _writes(node)]
     leaving = {node: [user for user in node.users if user not in inside] for node in graph.nodes if node in inside}
     values = {node: value_of(node) for node, users in leaving.items() if users}  # all of them before the graph changes
+    given = {one: value_of(one) for node in writing for one in node.all_input_nodes}
+    for node in writing:
+        _detach_written(graph, node, inside, given)
     for node, value in values.items():
         if not any(_has_gradients(leaf) for leaf in pytree.tree_leaves(value)):
             continue
@@ -43,18 +45,15 @@ def _writes(node: fx.Node) -> bool:
     return node.op == "call_method" and name.endswith("_") and not name.endswith("__")
 
 
-def _written_detached(
-    graph: fx.Graph, node: fx.Node, inside: set[fx.Node], value_of: Callable[[fx.Node], Any]
-) -> set[fx.Node]:
-    """Detach what is written, and where to, unless that was made in the block; the new nodes."""
+def _detach_written(graph: fx.Graph, node: fx.Node, inside: set[fx.Node], given: Mapping[fx.Node, Any]) -> None:
+    """Detach what is written, and where to, unless that was made in the block."""
     made: dict[fx.Node, fx.Node] = {}
     for one in node.all_input_nodes:
         target_of_block = one is node.args[0] and one in inside and one.op != "get_attr"
-        if not target_of_block and _has_gradients(value_of(one)):
+        if not target_of_block and _has_gradients(given[one]):
             with graph.inserting_before(node):
                 made[one] = graph.call_method("detach", (one,))
     node.args, node.kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda one: made.get(one, one))
-    return set(made.values())
 
 
 def _parts_of(graph: fx.Graph, inside: set[fx.Node]) -> set[fx.Node]:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture.autocast import without_autocast
 from fxprune.capture.chance import generators_kept
-from fxprune.capture.export import cloned, structure_copy
+from fxprune.capture.export import cloned, copy_in_mode
 from fxprune.capture.own_functions import functions_noted
 from fxprune.compare import difference, random_inputs
 from fxprune.errors import described
@@ -89,7 +89,7 @@ def _both_seen(model: nn.Module, program: Program, nudge: Nudge) -> tuple[_Seen,
 class _Nudge:
     """What a tensor of the user's is in a comparison: a clone, and of a parameter one with other numbers.
 
-    By a tenth of its own size; gains, gates and biases by a tenth at least, which may all be zero.
+    Only what may be a gate is: vectors, and tensors of zeros. By a tenth of its size, and by a tenth at least.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -97,13 +97,13 @@ class _Nudge:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         twin = cloned(tensor)
-        if not isinstance(twin, nn.Parameter) or not twin.is_floating_point() or not twin.numel():
+        if not isinstance(twin, nn.Parameter) or not twin.is_floating_point():
+            return twin
+        if twin.numel() != max(twin.shape, default=1) and twin.any():
             return twin
         draw = torch.Generator().manual_seed(self.places.get(id(tensor), 0))
         with torch.no_grad():
-            size = float(twin.double().square().mean().sqrt())
-            gate = not size or twin.numel() == max(twin.shape, default=1)
-            step = 0.1 * (max(size, 1.0) if gate else size)
+            step = 0.1 * max(1.0, float(twin.double().square().mean().sqrt()) if twin.numel() else 0.0)
             twin.add_((step * torch.randn(twin.shape, generator=draw)).to(twin))
         return twin
 
@@ -114,9 +114,7 @@ def _pair(model: nn.Module, program: Program, nudge: Nudge, *, training: bool) -
     graph: fx.GraphModule = materialise(program.module, numbers)
     if training and program.train_graph is not None:
         vars(graph)["forward"] = _Interpreted(graph, program.train_graph)
-    twin = structure_copy(model, nudge)
-    twin.train(training)  # one that is overridden may return nothing
-    return twin, graph.train(training)
+    return copy_in_mode(model, training, nudge), graph.train(training)
 
 
 class _Interpreted:

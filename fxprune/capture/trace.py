@@ -17,8 +17,9 @@ from fxprune.capture.chance import nothing_drawn
 from fxprune.capture.einops_calls import einops_for
 from fxprune.capture.entry import entry, flat_arguments, needs_entry
 from fxprune.capture.graph_equality import same_graph
-from fxprune.capture.left_alone import shared_containers
+from fxprune.capture.left_alone import same_parts, shared_containers
 from fxprune.capture.makers import recorded_makers
+from fxprune.capture.modes import switches_itself, watched_mode
 from fxprune.capture.no_gradients import detach_what_leaves
 from fxprune.capture.own_functions import functions_followed
 from fxprune.capture.proxies import AskingAttribute, AskingProxy, HeldProxy, SizedParameterProxy, WritingProxy
@@ -160,45 +161,11 @@ def trace_modes(skeleton: nn.Module, given: Mapping[str, Any], **how: bool) -> t
         skeleton.eval()
     with watched_mode() as mode:
         evaluate = trace(skeleton, given, training=False, **how)
-    if not mode.read and mode.written == usual.written and not any(map(_switches_itself, skeleton.modules())):
+    if not mode.read and mode.written == usual.written and not any(map(switches_itself, skeleton.modules())):
         return evaluate, None, False
     train = trace(skeleton, given, training=True, **how)
     skeleton.eval()
     return evaluate, None if same_graph(train, evaluate) else train, True
-
-
-class _Mode:
-    """Stands in for `training` of all modules, and knows whether anybody has looked at it, or how often set it."""
-
-    def __init__(self) -> None:
-        self.read, self.written = False, 0
-
-    def __get__(self, module: nn.Module | None, kind: type | None = None) -> Any:
-        self.read = True
-        if module is None or "training" not in vars(module):
-            raise AttributeError("training")
-        return vars(module)["training"]
-
-    def __set__(self, module: nn.Module, value: bool) -> None:
-        self.written += 1
-        vars(module)["training"] = value
-
-
-@contextmanager
-def watched_mode() -> Iterator[_Mode]:
-    """Tells whether the code inside has read the mode of any module. Patches nn.Module, as tracing itself does."""
-    mode = _Mode()
-    nn.Module.training = mode  # type: ignore[assignment]
-    try:
-        yield mode
-    finally:
-        del nn.Module.training
-
-
-def _switches_itself(module: nn.Module) -> bool:
-    """A module whose train() or eval() may change more than the mode."""
-    kind = type(module)
-    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval or "train" in vars(module)
 
 
 def trace(skeleton: nn.Module, given: Mapping[str, Any], *, training: bool, **how: bool) -> fx.Graph:
@@ -246,6 +213,8 @@ def _attributes_kept(skeleton: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
         for value, before in inside:
             kept = () if before is value else before
+            if same_parts(value, kept):
+                continue
             value.clear()
             value.extend(kept) if isinstance(value, list) else value.update(kept)
 
